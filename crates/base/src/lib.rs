@@ -1,1 +1,9 @@
-//! To be written.
+//! The process kit: what every component stands on and no component is.
+//!
+//! **Owns** time ([`clock`]), owned tasks and shutdown ([`task`]), certificates ([`pki`]), feature gates, configuration
+//! and telemetry helpers.
+//!
+//! **Must never know** any component, the network or the store.
+
+pub mod clock;
+pub mod task;
