@@ -1,1 +1,14 @@
-//! To be written.
+//! What server, kubelet and client share about the wire: TLS, HTTP/1.1 and HTTP/2, upgrades (WebSocket, SPDY), streaming
+//! bodies, names, limits.
+//!
+//! **Owns** connections and framing.
+//!
+//! **Must never know** what is said on them: no object, no resource, no `Status`.
+//!
+//! Start reading at [`service`].
+
+pub mod body;
+pub mod service;
+
+pub use body::Body;
+pub use service::{Peer, Service, ServiceFuture};

@@ -1,1 +1,23 @@
-//! To be written.
+//! The API server: one pipeline for every kind, in the order in which a request travels.
+//!
+//! | step | module |
+//! |---|---|
+//! | what is asked | [`request`] |
+//! | who asks | [`authn`] |
+//! | may they | [`authz`] |
+//! | what the cluster adds and refuses | [`admission`] |
+//! | what the kind adds and refuses | [`kinds`] |
+//! | reading and writing | [`registry`] |
+//!
+//! **Owns** the request pipeline, the watch cache and what every kind looks like from outside.
+//!
+//! **Must never know** kubelet, scheduler or controllers; it reaches the store only through
+//! [`skiff_store::Store`]. A kind contributes data and pure functions ([`kinds::Resource`], [`kinds::Strategy`]);
+//! there is no handler per kind.
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod kinds;
+pub mod registry;
+pub mod request;

@@ -1,0 +1,91 @@
+//! What the cluster adds to a write, and what it refuses (`admission.Interface`).
+//!
+//! Mutating plug-ins run first, in their fixed order, then validating ones; every kind passes them, custom resources
+//! included.
+
+use crate::kinds::Resource;
+use crate::request::RequestContext;
+use skiff_machinery::{ApiError, GroupResource, Value};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// What a plug-in's answer is awaited as.
+pub type AdmissionFuture<'a> = Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>>;
+
+/// Operation under review.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the variants are upstream's constants")]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// A write under review (`admission.Attributes`).
+pub struct Attributes<'a> {
+    /// Who asks for what.
+    pub context: &'a RequestContext,
+    /// The kind.
+    pub resource: &'a Resource,
+    /// Subresource; empty for the object itself.
+    pub subresource: &'a str,
+    /// Namespace; empty for cluster scope.
+    pub namespace: &'a str,
+    /// Name; may be empty at creation with `generateName`.
+    pub name: &'a str,
+    /// What is done.
+    pub operation: Operation,
+    /// The new object in the storage version; `None` for deletes.
+    pub object: Option<Value>,
+    /// The object before; `None` for creates.
+    pub old: Option<Arc<Value>>,
+    /// Options object of the request (`CreateOptions`, `DeleteOptions`, `PodExecOptions`, ...).
+    pub options: Option<Value>,
+    /// For `Warning:` headers.
+    pub warnings: Vec<String>,
+}
+
+/// A plug-in.
+pub trait Plugin: Send + Sync {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+    /// Whether it wants to see this operation.
+    fn handles(&self, operation: Operation) -> bool;
+    /// May change the object, or refuse.
+    fn admit<'a>(&'a self, _attributes: &'a mut Attributes<'_>) -> AdmissionFuture<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    /// May refuse.
+    fn validate<'a>(&'a self, _attributes: &'a Attributes<'_>) -> AdmissionFuture<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// What the server's own admission, authorizers and allocators read and write: the registry itself, never the client
+/// (a client call would wait for a seat that the caller holds).
+pub trait Reader: Send + Sync {
+    /// An object from the watch cache, in the storage version. Not a consistent read.
+    fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<Arc<Value>>;
+    /// Objects from the watch cache, in the storage version.
+    fn list(&self, resource: &GroupResource, namespace: Option<&str>) -> Vec<Arc<Value>>;
+    /// A number that changes whenever anything of this resource does, so that readers can keep what they derived.
+    fn generation(&self, resource: &GroupResource) -> u64;
+    /// A consistent read from the store.
+    fn fetch<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Value>>, ApiError>> + Send + 'a>>;
+    /// Changes an object with compare-and-set, trying again while others are faster; `change` may refuse. `None` from
+    /// `change` means that nothing needs to be written. Used by quota and allocators, past admission.
+    fn update<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        namespace: &'a str,
+        name: &'a str,
+        change: Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>>;
+}

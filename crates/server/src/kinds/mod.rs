@@ -1,0 +1,206 @@
+//! Kinds as data: names, scope, versions, subresources, columns, and the pure functions that default, prepare and
+//! validate their objects.
+//!
+//! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves.
+
+use crate::request::RequestContext;
+use skiff_machinery::schema::Type;
+use skiff_machinery::{ErrorList, GroupKind, GroupResource, GroupVersion, Value};
+use std::sync::Arc;
+
+/// Whether objects live in a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// A kind as the registry serves it.
+pub struct Resource {
+    /// Group and plural name.
+    pub name: GroupResource,
+    /// Singular name.
+    pub singular: String,
+    /// Kind of one object.
+    pub kind: String,
+    /// Kind of a list.
+    pub list_kind: String,
+    /// Scope.
+    pub scope: Scope,
+    /// Short names for kubectl.
+    pub short_names: Vec<String>,
+    /// Categories for kubectl (`all`).
+    pub categories: Vec<String>,
+    /// Versions, preferred first.
+    pub versions: Vec<Version>,
+    /// Which group and version is written to the store.
+    pub storage: GroupVersion,
+    /// Encoding in the store.
+    pub storage_encoding: StorageEncoding,
+    /// Path under `/registry/`, without slashes at its ends: `pods`, `services/specs`, `example.com/widgets`.
+    pub storage_prefix: String,
+    /// Verbs that discovery lists for the main resource; others answer 405.
+    pub verbs: Vec<&'static str>,
+    /// The main resource's behaviour.
+    pub strategy: Arc<dyn Strategy>,
+    /// Subresources.
+    pub subresources: Vec<Subresource>,
+    /// Columns of `Table` answers; `None`: name and age.
+    pub table: Option<Arc<dyn TableConvertor>>,
+    /// What a field selector may name beyond `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<SelectableField>,
+    /// Said in a `Warning:` header on writes while the kind's effect is not built.
+    pub warning: Option<&'static str>,
+}
+
+impl Resource {
+    /// Group and kind.
+    pub fn group_kind(&self) -> GroupKind {
+        GroupKind::new(self.name.group.clone(), self.kind.clone())
+    }
+    /// The version with this name.
+    pub fn version(&self, name: &str) -> Option<&Version> {
+        self.versions.iter().find(|version| version.group_version.version == name)
+    }
+}
+
+/// One served version of a kind.
+pub struct Version {
+    /// Group and version as served. (An event is served in `v1` and `events.k8s.io/v1` by two resources over one
+    /// storage prefix.)
+    pub group_version: GroupVersion,
+    /// Whether it is served.
+    pub served: bool,
+    /// Its schema.
+    pub schema: Type,
+    /// To and from the storage version; `None` when the trees are the same but for `apiVersion`.
+    pub conversion: Option<Arc<dyn Conversion>>,
+    /// Sent in a `Warning:` header when the version is deprecated.
+    pub deprecation_warning: Option<String>,
+}
+
+/// Pure conversion between one served version and the storage version. `apiVersion` is set by the caller.
+pub trait Conversion: Send + Sync {
+    /// From the served version to the storage version.
+    fn to_storage(&self, object: &mut Value);
+    /// From the storage version to the served version.
+    fn from_storage(&self, object: &mut Value);
+}
+
+/// How objects are encoded in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum StorageEncoding {
+    Protobuf,
+    Json,
+}
+
+/// A field that selectors may name.
+pub struct SelectableField {
+    /// Its name in a selector: `spec.nodeName`.
+    pub name: String,
+    /// Its value; a missing field reads as upstream's zero value.
+    pub value: fn(&Value, &str) -> String,
+}
+
+/// A subresource of a kind.
+pub struct Subresource {
+    /// Name: `status`.
+    pub name: &'static str,
+    /// Kind that discovery names: `Pod`, `Scale`.
+    pub kind: &'static str,
+    /// Group and version of that kind where they differ from the parent's (`autoscaling/v1` for `Scale`).
+    pub kind_group_version: Option<(&'static str, &'static str)>,
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// What it does.
+    pub behaviour: SubresourceBehaviour,
+}
+
+/// What a subresource does.
+pub enum SubresourceBehaviour {
+    /// A view of the same object with rules of its own (`status`, `ephemeralcontainers`, `resize`, `approval`,
+    /// `finalize`).
+    View(Arc<dyn Strategy>),
+    /// `scale`.
+    Scale(ScalePaths),
+    /// Something that is done: `binding`, `eviction`, `token`. The name selects the registry's action.
+    Action(&'static str),
+    /// A stream or proxied request: `log`, `exec`, `attach`, `portforward`, `proxy`.
+    Connect(&'static str),
+}
+
+/// Where `scale` finds its fields (dotted JSON paths without a leading dot).
+#[derive(Clone, Debug)]
+pub struct ScalePaths {
+    /// Desired replicas.
+    pub spec_replicas: String,
+    /// Observed replicas.
+    pub status_replicas: String,
+    /// Serialized or structured label selector; `None` when the kind has none.
+    pub selector: Option<String>,
+}
+
+/// A kind's rules: pure functions over trees. The tree is in the **request's** version in [`Strategy::default`] and in
+/// the **storage** version everywhere else.
+///
+/// Mirrors `rest.RESTCreateStrategy`, `RESTUpdateStrategy` and `RESTDeleteStrategy`.
+pub trait Strategy: Send + Sync {
+    /// Fills what is not said (`SetDefaults_*`). Also applied to what is read from the store.
+    fn default(&self, version: &GroupVersion, object: &mut Value);
+    /// Clears what a creator may not set (status, for most) and sets what the server sets.
+    fn prepare_for_create(&self, context: &RequestContext, object: &mut Value);
+    /// Restores what an updater may not change, and bumps `metadata.generation` when the spec changed.
+    fn prepare_for_update(&self, context: &RequestContext, object: &mut Value, old: &Value);
+    /// Mistakes in a new object. Metadata has been checked by the registry with [`Strategy::validate_name`].
+    fn validate(&self, context: &RequestContext, object: &Value) -> ErrorList;
+    /// Mistakes in a changed object.
+    fn validate_update(&self, context: &RequestContext, object: &Value, old: &Value) -> ErrorList;
+    /// What to tell the client although the object is accepted.
+    fn warnings(&self, _context: &RequestContext, _object: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+    /// What is wrong with a name (`prefix`: it is a `generateName`); most kinds want a DNS subdomain.
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String>;
+    /// Whether PUT creates what is missing.
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+    /// Whether an update may come without `resourceVersion`.
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+    /// Grace period for a delete: `None` when the kind is deleted at once. `requested` is what the client said.
+    /// (pods: `podStrategy.CheckGracefulDelete`).
+    fn grace_period_seconds(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// Field paths that apply must not track for this (sub)resource: `spec` for `status`, `status` for the main one.
+    fn reset_fields(&self) -> &[&[&str]] {
+        &[]
+    }
+}
+
+/// Makes rows of `Table` answers.
+pub trait TableConvertor: Send + Sync {
+    /// The columns.
+    fn columns(&self) -> &[Column];
+    /// One cell for each column. `now` is seconds since the epoch, for ages.
+    fn row(&self, object: &Value, now: i64) -> Vec<Value>;
+}
+
+/// A column of a table (`metav1.TableColumnDefinition`).
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Heading.
+    pub name: String,
+    /// OpenAPI type.
+    pub ty: String,
+    /// OpenAPI format.
+    pub format: String,
+    /// For people.
+    pub description: String,
+    /// 0 is always shown; 1 with `-o wide`.
+    pub priority: i32,
+}

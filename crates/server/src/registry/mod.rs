@@ -1,0 +1,1 @@
+//! Reading and writing objects: the watch cache and every verb over it.
