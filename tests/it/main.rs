@@ -1,0 +1,3 @@
+//! Black-box tests of the workspace and the executable.
+
+mod edges;
