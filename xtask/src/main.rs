@@ -1,2 +1,22 @@
-//! To be written.
-fn main() {}
+//! Makes the generated, committed files of the workspace from the pinned upstream inputs.
+//!
+//! `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`.
+
+mod schema;
+
+use anyhow::{Context, bail};
+use std::path::PathBuf;
+
+fn main() -> anyhow::Result<()> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let upstream = root.join("../shared/upstream-1.36");
+    match std::env::args().nth(1).as_deref() {
+        Some("schema") => {
+            let facts = root.join("xtask/gotypes/facts.tsv");
+            let table = schema::generate(&upstream, &facts)?;
+            let out = root.join("crates/machinery/src/schema/table.bin");
+            std::fs::write(&out, &table).with_context(|| format!("writing {}", out.display()))
+        }
+        other => bail!("usage: cargo xtask schema (got {other:?})"),
+    }
+}
