@@ -14,6 +14,7 @@ pub mod codec;
 pub mod error;
 pub mod field;
 pub mod meta;
+pub mod object;
 pub mod schema;
 pub mod value;
 
