@@ -7,7 +7,7 @@
 pub mod builtin;
 
 use crate::value::Name;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The type of a node.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub enum Type {
     Json,
     /// `metav1.FieldsV1`: JSON kept as raw bytes in protobuf.
     FieldsV1,
+    /// A schema, or something simpler in its place.
+    SchemaOr(SchemaOr, StructRef),
     /// A struct.
     Struct(StructRef),
     /// A list.
@@ -66,6 +68,23 @@ impl std::ops::Deref for StructRef {
         }
     }
 }
+impl From<&'static StructType> for Type {
+    fn from(entry: &'static StructType) -> Self {
+        Self::Struct(StructRef::Builtin(entry))
+    }
+}
+
+/// Types of `apiextensions` that are written as one of two JSON forms, and as a message of their own in protobuf
+/// (`k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1/marshal.go`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaOr {
+    /// `JSONSchemaPropsOrBool`: `true`, `false` or a schema.
+    Bool,
+    /// `JSONSchemaPropsOrArray`: a schema or a list of schemas.
+    Array,
+    /// `JSONSchemaPropsOrStringArray`: a schema or a list of names.
+    StringArray,
+}
 
 /// A struct type.
 #[derive(Debug)]
@@ -73,11 +92,7 @@ pub struct StructType {
     /// OpenAPI name, such as `io.k8s.api.core.v1.Pod`; empty for anonymous custom types.
     pub name: Name,
     /// Fields in the order in which upstream writes them in JSON.
-    pub fields: Vec<Field>,
-    /// Indices into `fields`, sorted by JSON name.
-    pub by_name: Vec<u16>,
-    /// Indices into `fields`, sorted by protobuf number; without fields that protobuf does not carry.
-    pub by_number: Vec<u16>,
+    pub fields: Fields,
     /// Unknown fields are kept (`x-kubernetes-preserve-unknown-fields`); only for custom types.
     pub preserve_unknown: bool,
     /// `x-kubernetes-embedded-resource`.
@@ -91,14 +106,84 @@ pub struct StructType {
 impl StructType {
     /// The field with this JSON name.
     pub fn field(&self, json_name: &str) -> Option<&Field> {
-        let found =
-            self.by_name.binary_search_by(|&index| self.fields[usize::from(index)].name.as_str().cmp(json_name));
-        found.ok().map(|position| &self.fields[usize::from(self.by_name[position])])
+        self.fields.index_of(json_name).map(|index| &self.fields[index])
     }
-    /// The field with this protobuf number.
-    pub fn field_by_number(&self, number: u32) -> Option<&Field> {
-        let found = self.by_number.binary_search_by(|&index| self.fields[usize::from(index)].number.cmp(&number));
-        found.ok().map(|position| &self.fields[usize::from(self.by_number[position])])
+    /// What Go calls the type in messages: `Pod`.
+    pub fn go_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or("")
+    }
+}
+
+/// The fields of a struct. Those of a built-in type are read from the table when they are first asked for, so a process
+/// pays for the types it touches.
+#[derive(Debug)]
+pub struct Fields {
+    loaded: OnceLock<Loaded>,
+    /// Where the fields stand in the built-in table.
+    source: u32,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    fields: Vec<Field>,
+    /// Indices into `fields`, sorted by JSON name.
+    by_name: Vec<u16>,
+    /// Indices into `fields`, sorted by wrapper and protobuf number; without fields that protobuf does not carry.
+    by_number: Vec<u16>,
+}
+
+impl Loaded {
+    fn new(fields: Vec<Field>) -> Self {
+        let indices = || (0u16..).take(fields.len());
+        let mut by_name: Vec<u16> = indices().collect();
+        by_name.sort_by(|&left, &right| fields[usize::from(left)].name.cmp(&fields[usize::from(right)].name));
+        let key = |index: u16| (fields[usize::from(index)].wrapper, fields[usize::from(index)].number);
+        let mut by_number: Vec<u16> = indices().filter(|&index| key(index).1 != 0).collect();
+        by_number.sort_by_key(|&index| key(index));
+        Self { fields, by_name, by_number }
+    }
+}
+
+impl From<Vec<Field>> for Fields {
+    fn from(fields: Vec<Field>) -> Self {
+        Self { loaded: OnceLock::from(Loaded::new(fields)), source: 0 }
+    }
+}
+impl std::ops::Deref for Fields {
+    type Target = [Field];
+    fn deref(&self) -> &[Field] {
+        &self.loaded().fields
+    }
+}
+impl Fields {
+    pub(crate) const fn at(source: u32) -> Self {
+        Self { loaded: OnceLock::new(), source }
+    }
+    fn loaded(&self) -> &Loaded {
+        self.loaded.get_or_init(|| Loaded::new(builtin::read_fields(self.source)))
+    }
+    /// Position of the field with this JSON name.
+    pub fn index_of(&self, json_name: &str) -> Option<usize> {
+        let Loaded { fields, by_name, .. } = self.loaded();
+        let found = by_name.binary_search_by(|&index| fields[usize::from(index)].name.as_str().cmp(json_name));
+        found.ok().map(|position| usize::from(by_name[position]))
+    }
+    /// Indices of the fields in the order of their JSON names, the order of a tree's entries.
+    pub fn by_name(&self) -> &[u16] {
+        &self.loaded().by_name
+    }
+    /// Indices of the fields that protobuf carries, sorted by wrapper and number.
+    pub fn by_number(&self) -> &[u16] {
+        &self.loaded().by_number
+    }
+    /// Position of the field with this protobuf number inside this wrapper (see [`Field::wrapper`]).
+    pub fn index_of_number(&self, wrapper: u32, number: u32) -> Option<usize> {
+        let Loaded { fields, by_number, .. } = self.loaded();
+        let found = by_number.binary_search_by(|&index| {
+            let field = &fields[usize::from(index)];
+            (field.wrapper, field.number).cmp(&(wrapper, number))
+        });
+        found.ok().map(|position| usize::from(by_number[position]))
     }
 }
 
@@ -109,15 +194,20 @@ pub struct Field {
     pub name: Name,
     /// Protobuf number; 0 when protobuf does not carry the field.
     pub number: u32,
-    /// Inline struct messages (`json:",inline"` in Go) are flattened into their parent: their fields stand here, with
-    /// the protobuf number of the message that wraps them; 0 when there is none. (`Volume.volumeSource` is number 2.)
+    /// Structs that Go inlines (`json:",inline"`) are flattened into their parent: their fields stand here, with the
+    /// protobuf number of the message that wraps them; 0 when there is none. (`Volume.volumeSource` is number 2.)
+    /// Two levels are written as `outer * 256 + inner`.
     pub wrapper: u32,
     /// Type.
     pub ty: Type,
-    /// Written even when absent from the tree: Go's non-pointer field without `omitempty` (or a struct value).
+    /// Written even when absent from the tree: in Go a field without `omitempty`, or a struct that is no pointer. What
+    /// is then written is Go's zero value: `""`, `0`, `false`, `{}` or `null` by type. Never fills a tree.
     pub always: bool,
-    /// Value written for an `always` field that is absent: `""`, `0`, `false`, `{}`, `null` by type. Never fills a tree.
+    /// A pointer in Go: its zero value (`0`, `""`, `false`, `{}`) is not the same as its absence. For the others the
+    /// zero value is never kept in a tree, as Go could not tell it from absence either.
     pub pointer: bool,
+    /// A list that protobuf puts into a message of its own (`metav1.Verbs`).
+    pub boxed: bool,
     /// How server-side apply and duplicates checks see a list.
     pub list: ListKind,
     /// How strategic merge patch sees a list or map.
@@ -129,6 +219,28 @@ pub struct Field {
     /// Schema default (`x-kubernetes-map-keys` members such as `protocol: TCP` matter to apply); `None` for Go's zero
     /// values.
     pub default: Option<crate::Value>,
+    /// Go's name of the type where it does not follow from `ty` (`v1.PullPolicy`); for messages. Empty otherwise.
+    pub go_type: Name,
+}
+
+impl Default for Field {
+    fn default() -> Self {
+        Self {
+            name: Name::Static(""),
+            number: 0,
+            wrapper: 0,
+            ty: Type::Json,
+            always: false,
+            pointer: true,
+            boxed: false,
+            list: ListKind::Atomic,
+            patch: PatchStrategy::default(),
+            merge_key: Name::Static(""),
+            atomic: false,
+            default: None,
+            go_type: Name::Static(""),
+        }
+    }
 }
 
 /// `x-kubernetes-list-type`.
