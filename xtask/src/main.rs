@@ -1,8 +1,9 @@
 //! Makes the generated, committed files of the workspace from the pinned upstream inputs.
 //!
-//! `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`.
+//! `cargo xtask test` runs the whole suite; `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`.
 
 mod schema;
+mod suite;
 
 use anyhow::{Context, bail};
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ fn main() -> anyhow::Result<()> {
             let out = root.join("crates/machinery/src/schema/table.bin");
             std::fs::write(&out, &table).with_context(|| format!("writing {}", out.display()))
         }
-        other => bail!("usage: cargo xtask schema (got {other:?})"),
+        Some("test") => suite::run(&root, &std::env::args().skip(2).collect::<Vec<_>>()),
+        other => bail!("usage: cargo xtask test|schema (got {other:?})"),
     }
 }
