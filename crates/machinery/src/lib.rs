@@ -14,8 +14,10 @@ pub mod codec;
 pub mod error;
 pub mod field;
 pub mod meta;
+pub mod names;
 pub mod object;
 pub mod schema;
+pub mod selector;
 pub mod value;
 
 pub use error::{ApiError, ErrorList, FieldError, FieldErrorType, Reason};
