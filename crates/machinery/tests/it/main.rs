@@ -1,0 +1,4 @@
+//! Tests of the machinery as its users see it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
+
+mod roundtrip;
