@@ -5,6 +5,8 @@
 //! at construction, large hostile maps cost `n log n`, and the order in which Go prints maps comes for free. The order in
 //! which a struct's fields are written comes from the schema, never from the tree.
 
+pub mod de;
+
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
