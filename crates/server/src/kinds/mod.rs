@@ -3,6 +3,16 @@
 //!
 //! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves.
 
+pub mod builtin;
+mod columns;
+mod convert;
+mod fields;
+mod names;
+mod rules;
+mod strategy;
+mod table;
+mod unbuilt;
+
 use crate::request::RequestContext;
 use skiff_machinery::schema::Type;
 use skiff_machinery::{ErrorList, GroupKind, GroupResource, GroupVersion, Value};
@@ -52,6 +62,9 @@ pub struct Resource {
     pub selectable_fields: Vec<SelectableField>,
     /// Said in a `Warning:` header on writes while the kind's effect is not built.
     pub warning: Option<&'static str>,
+    /// For kinds that are created but never stored (`TokenReview`, `Binding`): the registry's action, by name; their
+    /// `storage_prefix` is empty. `componentstatuses` has neither action nor prefix: it is only read, and has no items.
+    pub action: Option<&'static str>,
 }
 
 impl Resource {

@@ -1,0 +1,174 @@
+//! What clients are told about kinds: parts that do not exist yet, versions that go away.
+
+use skiff_machinery::GroupVersion;
+
+/// Kinds whose objects are kept but that nothing acts on yet; the text names the missing part.
+const WARNINGS: &[(&str, &str, &str)] = &[
+    ("apps", "statefulsets", "StatefulSets are stored, but no StatefulSet controller is built yet: no pods are made"),
+    ("batch", "cronjobs", "CronJobs are stored, but no CronJob controller is built yet: no jobs are started"),
+    (
+        "autoscaling",
+        "horizontalpodautoscalers",
+        "HorizontalPodAutoscalers are stored, but no autoscaler is built yet: nothing is scaled",
+    ),
+    (
+        "",
+        "replicationcontrollers",
+        "ReplicationControllers are stored, but no ReplicationController controller is built yet: no pods are made",
+    ),
+    (
+        "",
+        "persistentvolumes",
+        "PersistentVolumes are stored, but no volume binder is built yet: they are bound to no claim",
+    ),
+    (
+        "",
+        "persistentvolumeclaims",
+        "PersistentVolumeClaims are stored, but no volume binder is built yet: they stay Pending",
+    ),
+    (
+        "networking.k8s.io",
+        "networkpolicies",
+        "NetworkPolicies are stored, but no policy enforcement is built yet: all traffic is allowed",
+    ),
+    ("networking.k8s.io", "ingresses", "Ingresses are stored, but no ingress controller is built in yet"),
+    (
+        "policy",
+        "poddisruptionbudgets",
+        "PodDisruptionBudgets are stored, but no disruption controller is built yet: their status is not computed",
+    ),
+    (
+        "storage.k8s.io",
+        "storageclasses",
+        "StorageClasses are stored, but no provisioner is built yet: no volumes are made",
+    ),
+    (
+        "storage.k8s.io",
+        "volumeattachments",
+        "VolumeAttachments are stored, but no attach/detach controller is built yet",
+    ),
+    (
+        "storage.k8s.io",
+        "volumeattributesclasses",
+        "VolumeAttributesClasses are stored, but nothing modifies volumes yet",
+    ),
+    ("storage.k8s.io", "csidrivers", "CSIDrivers are stored, but CSI is not built yet"),
+    ("storage.k8s.io", "csinodes", "CSINodes are stored, but CSI is not built yet"),
+    ("storage.k8s.io", "csistoragecapacities", "CSIStorageCapacities are stored, but CSI is not built yet"),
+    ("resource.k8s.io", "deviceclasses", "DeviceClasses are stored, but dynamic resource allocation is not built yet"),
+    (
+        "resource.k8s.io",
+        "resourceclaims",
+        "ResourceClaims are stored, but dynamic resource allocation is not built yet: they are never allocated",
+    ),
+    (
+        "resource.k8s.io",
+        "resourceclaimtemplates",
+        "ResourceClaimTemplates are stored, but dynamic resource allocation is not built yet",
+    ),
+    (
+        "resource.k8s.io",
+        "resourceslices",
+        "ResourceSlices are stored, but dynamic resource allocation is not built yet",
+    ),
+    (
+        "resource.k8s.io",
+        "devicetaintrules",
+        "DeviceTaintRules are stored, but dynamic resource allocation is not built yet",
+    ),
+    (
+        "resource.k8s.io",
+        "resourcepoolstatusrequests",
+        "ResourcePoolStatusRequests are stored, but dynamic resource allocation is not built yet",
+    ),
+    (
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        "CertificateSigningRequests are stored, but no signer is built yet: no certificate is issued",
+    ),
+    ("certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundles are stored, but nothing projects them yet"),
+    ("certificates.k8s.io", "podcertificaterequests", "PodCertificateRequests are stored, but no signer is built yet"),
+    ("scheduling.k8s.io", "podgroups", "PodGroups are stored, but gang scheduling is not built yet"),
+    ("scheduling.k8s.io", "workloads", "Workloads are stored, but gang scheduling is not built yet"),
+    (
+        "storagemigration.k8s.io",
+        "storageversionmigrations",
+        "StorageVersionMigrations are stored, but no migrator is built yet",
+    ),
+    ("internal.apiserver.k8s.io", "storageversions", "StorageVersions are stored, but nothing reads them yet"),
+    (
+        "coordination.k8s.io",
+        "leasecandidates",
+        "LeaseCandidates are stored, but coordinated leader election is not built yet",
+    ),
+    (
+        "apiregistration.k8s.io",
+        "apiservices",
+        "APIServices are stored, but aggregation is not built yet: nothing is proxied",
+    ),
+];
+
+/// Kinds whose effect would be to refuse or change other writes. Keeping them without doing what they say would leave
+/// their owners believing in a protection that is not there, so writes are refused.
+const REFUSALS: &[(&str, &str, &str)] = &[
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+        "admission webhooks are not built yet, so this configuration would have no effect",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingwebhookconfigurations",
+        "admission webhooks are not built yet, so this configuration would have no effect",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingadmissionpolicies",
+        "admission policies are not built yet, so this policy would have no effect",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingadmissionpolicybindings",
+        "admission policies are not built yet, so this binding would have no effect",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+        "admission policies are not built yet, so this policy would have no effect",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
+        "admission policies are not built yet, so this binding would have no effect",
+    ),
+];
+
+fn find(table: &[(&str, &str, &'static str)], group: &str, resource: &str) -> Option<&'static str> {
+    table.iter().find(|(g, r, _)| *g == group && *r == resource).map(|(_, _, text)| *text)
+}
+
+/// The warning of a kind that nothing acts on yet.
+pub(super) fn warning(group: &str, resource: &str) -> Option<&'static str> {
+    find(WARNINGS, group, resource)
+}
+
+/// Why writes of a kind are refused.
+pub(super) fn refusal(group: &str, resource: &str) -> Option<&'static str> {
+    find(REFUSALS, group, resource)
+}
+
+/// Versions that upstream calls deprecated in 1.36.
+pub(super) fn deprecation(group_version: &GroupVersion, kind: &str) -> Option<String> {
+    let text = match (group_version.group.as_str(), group_version.version.as_str(), kind) {
+        ("", "v1", "ComponentStatus") => "v1 ComponentStatus is deprecated in v1.19+",
+        ("", "v1", "Endpoints") => "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+        ("networking.k8s.io", "v1beta1", "IPAddress") => {
+            "networking.k8s.io/v1beta1 IPAddress is deprecated in v1.34+, unavailable in v1.37+; use networking.k8s.io/v1 IPAddress"
+        }
+        ("networking.k8s.io", "v1beta1", "ServiceCIDR") => {
+            "networking.k8s.io/v1beta1 ServiceCIDR is deprecated in v1.34+, unavailable in v1.37+; use networking.k8s.io/v1 ServiceCIDR"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
