@@ -146,6 +146,12 @@ impl Map {
         (Self { entries }, duplicates)
     }
 
+    /// From entries that are sorted and free of duplicates already.
+    pub(crate) fn from_sorted(entries: Vec<(Name, Value)>) -> Self {
+        debug_assert!(entries.windows(2).all(|pair| pair[0].0 < pair[1].0), "entries are sorted");
+        Self { entries }
+    }
+
     fn position(&self, key: &str) -> Result<usize, usize> {
         self.entries.binary_search_by(|(name, _)| name.as_str().cmp(key))
     }

@@ -8,10 +8,12 @@
 //! Start reading at [`json::decode`].
 
 pub mod json;
+pub mod protobuf;
 mod scalar;
 
 use crate::schema::StructType;
-use crate::value::Value;
+use crate::value::{Map, Value};
+use smallvec::SmallVec;
 
 /// What to do with unknown and duplicate fields (`fieldValidation`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +39,8 @@ pub enum DecodeError {
     /// The bytes are not YAML that JSON can express.
     #[error("error converting YAML to JSON: {0}")]
     Yaml(String),
-    /// The bytes are not a protobuf message of the type.
-    #[error("proto: {0}")]
+    /// The bytes are not a protobuf message of the type; the words of Go's generated code.
+    #[error("{0}")]
     Protobuf(String),
     /// Unknown or duplicate fields under [`FieldValidation::Strict`]
     /// (`k8s.io/apimachinery/pkg/runtime/error.go`, `strictDecodingError`).
@@ -91,4 +93,36 @@ impl StrictErrors {
 /// Decodes an already generic tree (the outcome of a patch, say) over a type, with every check that its JSON would meet.
 pub fn retype(value: &Value, ty: &StructType, validation: FieldValidation) -> Result<Decoded, DecodeError> {
     json::decode(&json::to_vec(value), ty, validation)
+}
+
+/// Moves the values of one struct out of its slots, which stand from `base` to the end, in field order.
+pub(crate) fn collect_slots(slots: &mut Vec<Option<Value>>, base: usize, ty: &StructType) -> Map {
+    let count = slots[base..].iter().flatten().count();
+    let mut entries = Vec::with_capacity(count);
+    for &index in ty.fields.by_name() {
+        if let Some(value) = slots[base + usize::from(index)].take() {
+            entries.push((ty.fields[usize::from(index)].name.clone(), value));
+        }
+    }
+    slots.truncate(base);
+    Map::from_sorted(entries)
+}
+
+/// The value of each field of a built-in struct, found by walking map and type in the order of names. Names that the
+/// type does not have are passed over: no decoder leaves any.
+pub(crate) fn align<'v>(map: &'v Map, ty: &StructType) -> SmallVec<[Option<&'v Value>; 64]> {
+    let mut found = SmallVec::from_elem(None, ty.fields.len());
+    let by_name = ty.fields.by_name();
+    let mut next = 0;
+    'entries: for (name, value) in map.iter() {
+        for (step, &index) in by_name[next..].iter().enumerate() {
+            if ty.fields[usize::from(index)].name == *name {
+                found[usize::from(index)] = Some(value);
+                next += step + 1;
+                continue 'entries;
+            }
+        }
+        // Not among the rest: this name is unknown; the next one is looked for from the same place.
+    }
+    found
 }

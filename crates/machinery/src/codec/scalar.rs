@@ -209,6 +209,11 @@ pub(crate) fn parse_time(text: &str, micro: bool) -> Result<(i64, u32), String> 
     Ok((days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset, nanos))
 }
 
+/// Seconds and nanoseconds of a time as trees hold it, with or without fraction.
+pub(crate) fn parse_any_time(text: &str) -> Option<(i64, u32)> {
+    parse_time(text, false).ok()
+}
+
 struct TimeParser<'a> {
     text: &'a str,
     rest: &'a str,

@@ -130,6 +130,61 @@ struct Loaded {
     by_name: Vec<u16>,
     /// Indices into `fields`, sorted by wrapper and protobuf number; without fields that protobuf does not carry.
     by_number: Vec<u16>,
+    /// The order of protobuf: ascending numbers, wrappers opened and closed where they stand.
+    wire_order: Vec<WireStep>,
+    /// Paths of the wrappers, outer ones included.
+    wrappers: Vec<u32>,
+}
+
+/// One step of writing a struct as a protobuf message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireStep {
+    /// The field with this index.
+    Field(u16),
+    /// A wrapper message with this number begins.
+    Open(u32),
+    /// The innermost wrapper ends.
+    Close,
+}
+
+/// Whether a wrapper path stands below another (see [`Field::wrapper`]); not the path itself.
+fn is_below(mut path: u32, outer: u32) -> bool {
+    while path > 0 {
+        path >>= 8;
+        if path == outer {
+            return true;
+        }
+    }
+    false
+}
+
+fn wire_order(fields: &[Field], by_number: &[u16], wrapper: u32, out: &mut Vec<WireStep>) {
+    let field = |index: u16| &fields[usize::from(index)];
+    // Numbers of the fields and of the wrappers that stand directly in this wrapper.
+    let mut numbers: Vec<(u32, Option<u16>)> = Vec::new();
+    for &index in by_number {
+        let mut path = field(index).wrapper;
+        if path == wrapper {
+            numbers.push((field(index).number, Some(index)));
+        } else if is_below(path, wrapper) {
+            while path >> 8 != wrapper {
+                path >>= 8;
+            }
+            numbers.push((path & 0xff, None));
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    for (number, index) in numbers {
+        match index {
+            Some(index) => out.push(WireStep::Field(index)),
+            None => {
+                out.push(WireStep::Open(number));
+                wire_order(fields, by_number, wrapper << 8 | number, out);
+                out.push(WireStep::Close);
+            }
+        }
+    }
 }
 
 impl Loaded {
@@ -140,7 +195,17 @@ impl Loaded {
         let key = |index: u16| (fields[usize::from(index)].wrapper, fields[usize::from(index)].number);
         let mut by_number: Vec<u16> = indices().filter(|&index| key(index).1 != 0).collect();
         by_number.sort_by_key(|&index| key(index));
-        Self { fields, by_name, by_number }
+        let mut order = Vec::with_capacity(by_number.len());
+        wire_order(&fields, &by_number, 0, &mut order);
+        let mut wrappers = Vec::new();
+        for field in &fields {
+            let mut path = field.wrapper;
+            while path > 0 && !wrappers.contains(&path) {
+                wrappers.push(path);
+                path >>= 8;
+            }
+        }
+        Self { fields, by_name, by_number, wire_order: order, wrappers }
     }
 }
 
@@ -175,6 +240,14 @@ impl Fields {
     /// Indices of the fields that protobuf carries, sorted by wrapper and number.
     pub fn by_number(&self) -> &[u16] {
         &self.loaded().by_number
+    }
+    /// The steps in which protobuf writes the fields.
+    pub fn wire_order(&self) -> &[WireStep] {
+        &self.loaded().wire_order
+    }
+    /// Whether a message with this path (see [`Field::wrapper`]) wraps fields.
+    pub fn is_wrapper(&self, path: u32) -> bool {
+        self.loaded().wrappers.contains(&path)
     }
     /// Position of the field with this protobuf number inside this wrapper (see [`Field::wrapper`]).
     pub fn index_of_number(&self, wrapper: u32, number: u32) -> Option<usize> {

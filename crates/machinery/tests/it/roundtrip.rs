@@ -1,7 +1,7 @@
 //! Every file of upstream's `roundtrip` folder that belongs to a kind of the table: one object in JSON, YAML and
 //! protobuf, all written by upstream itself.
 
-use skiff_machinery::codec::{FieldValidation, json};
+use skiff_machinery::codec::{FieldValidation, json, protobuf};
 use skiff_machinery::schema::{StructType, builtin};
 use std::path::PathBuf;
 
@@ -90,4 +90,35 @@ fn json_comes_back_byte_for_byte() {
         }
     }
     assert!(wrong.is_empty(), "{} files differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn protobuf_comes_back_byte_for_byte() {
+    let mut wrong = Vec::new();
+    for fixture in fixtures() {
+        let bytes = fixture.read("pb");
+        match protobuf::decode_object(&bytes, fixture.ty) {
+            Err(error) => wrong.push(format!("{}: {error}", fixture.name)),
+            Ok(value) => {
+                let ours = protobuf::encode_object(&value, fixture.ty);
+                if ours != bytes {
+                    let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
+                    wrong.push(format!("{}: {}", fixture.name, difference(&shown(&ours), &shown(&bytes))));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} files differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn json_and_protobuf_give_one_tree() {
+    for fixture in fixtures() {
+        let json = json::decode(&fixture.read("json"), fixture.ty, FieldValidation::Strict).unwrap().value;
+        let protobuf = protobuf::decode_object(&fixture.read("pb"), fixture.ty).unwrap();
+        if json != protobuf {
+            let text = |value| json::to_string(value);
+            panic!("{}: {}", fixture.name, difference(&text(&json), &text(&protobuf)));
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use super::lexer::{Kind, Lexer};
 use super::read_any::{Step, print_path, read_any, shorten, to_number};
 use crate::codec::scalar;
-use crate::codec::{DecodeError, Decoded, FieldValidation, MAX_TREE_DEPTH, StrictErrors};
+use crate::codec::{DecodeError, Decoded, FieldValidation, MAX_TREE_DEPTH, StrictErrors, collect_slots};
 use crate::schema::{Field, SchemaOr, StructRef, StructType, Type};
 use crate::value::{Map, Name, Value};
 use std::borrow::Cow;
@@ -21,6 +21,7 @@ pub fn decode(bytes: &[u8], ty: &StructType, validation: FieldValidation) -> Res
         lexer: Lexer::new(bytes),
         strict: StrictErrors::new(validation),
         path: Vec::new(),
+        slots: Vec::new(),
         owner: None,
         error: None,
     };
@@ -109,6 +110,8 @@ struct Reader<'a> {
     /// Where the value stands that is read. Struct fields are `Name::Static`, map keys `Name::Shared`: messages about
     /// types name only the former.
     path: Vec<Step>,
+    /// One slot per field of each struct that is being read, the innermost last.
+    slots: Vec<Option<Value>>,
     /// Name of the struct whose field is read.
     owner: Option<Name>,
     /// The first value of a wrong type. The rest is still read: a syntax error further on goes first.
@@ -166,10 +169,11 @@ impl Reader<'_> {
         if depth >= MAX_TREE_DEPTH {
             return Err(Lexer::too_deep());
         }
-        let mut entries: Vec<(Name, Value)> = Vec::new();
         if self.lexer.open(b'}') {
             return Ok(Value::Object(Map::new()));
         }
+        let base = self.slots.len();
+        self.slots.resize(base + ty.fields.len(), None);
         let outer = self.owner.replace(ty.name.clone());
         let mut seen = SeenFields::default();
         let mut guess = 0;
@@ -199,11 +203,8 @@ impl Reader<'_> {
                     }
                     let value = self.value(Place { ty: &field.ty, field: Some(field), below: 0 }, depth + 1)?;
                     self.path.pop();
-                    if !(value.is_null() || !field.pointer && scalar::is_zero(&value, field)) {
-                        entries.push((field.name.clone(), value));
-                    } else if again {
-                        entries.retain(|(name, _)| *name != field.name);
-                    }
+                    let kept = !(value.is_null() || !field.pointer && scalar::is_zero(&value, field));
+                    self.slots[base + index] = kept.then_some(value);
                 }
             }
             if !self.lexer.more_keys()? {
@@ -211,7 +212,7 @@ impl Reader<'_> {
             }
         }
         self.owner = outer;
-        Ok(Value::Object(Map::from_entries(entries).0))
+        Ok(Value::Object(collect_slots(&mut self.slots, base, ty)))
     }
 
     fn value(&mut self, place: Place<'_>, depth: usize) -> Result<Value> {

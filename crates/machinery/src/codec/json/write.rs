@@ -3,7 +3,6 @@
 
 use crate::schema::{Field, StructType, Type};
 use crate::value::{Map, Value};
-use smallvec::SmallVec;
 
 /// Writes a tree without a schema: map keys sorted, as Go writes maps.
 pub fn to_string(value: &Value) -> String {
@@ -107,24 +106,7 @@ fn write_struct(out: &mut Vec<u8>, map: &Map, ty: &StructType) {
     if is_custom(ty) {
         return write_custom(out, map, ty);
     }
-    // Where each field stands in the map, found by walking both in the order of names.
-    let mut found: SmallVec<[Option<&Value>; 64]> = smallvec::smallvec![None; ty.fields.len()];
-    let mut candidates = ty.fields.by_name().iter().map(|&index| usize::from(index));
-    'entries: for (name, value) in map.iter() {
-        for index in candidates.by_ref() {
-            if ty.fields[index].name == *name {
-                found[index] = Some(value);
-                continue 'entries;
-            }
-        }
-        // Not reached by trees that were decoded: a name that the type does not have. Look the rest up one by one.
-        for (name, value) in map.iter() {
-            if let Some(index) = ty.fields.index_of(name) {
-                found[index] = Some(value);
-            }
-        }
-        break;
-    }
+    let found = crate::codec::align(map, ty);
     out.push(b'{');
     let mut first = true;
     for (field, value) in ty.fields.iter().zip(found) {
