@@ -481,6 +481,10 @@ impl ApiError {
     pub fn message(&self) -> &str {
         &self.0.message
     }
+    /// The inconsistent continue token of a 410, when it carries one.
+    pub fn continue_token(&self) -> Option<&str> {
+        self.0.continue_token.as_deref()
+    }
     /// Details, when there are any.
     pub fn details(&self) -> Option<&Details> {
         self.0.details.as_ref()
