@@ -2,6 +2,7 @@
 //!
 //! | step | module |
 //! |---|---|
+//! | first filters, and the hand-over | [`front`] |
 //! | what is asked | [`request`] |
 //! | who asks | [`authn`] |
 //! | may they | [`authz`] |
@@ -16,8 +17,10 @@
 //! there is no handler per kind.
 
 pub mod admission;
+pub mod answer;
 pub mod authn;
 pub mod authz;
+pub mod front;
 pub mod kinds;
 pub mod registry;
 pub mod request;
