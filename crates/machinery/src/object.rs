@@ -27,7 +27,7 @@ impl Object {
     }
     /// What `make` makes of the tree; made at most once per type `T` for this object, except in a race, where one of
     /// the results is kept. A failure is not remembered.
-    pub fn projection<T, E>(&self, make: impl FnOnce(&Value) -> Result<T, E>) -> Result<Arc<T>, E>
+    pub fn projection<T, E>(&self, make: impl FnOnce(&Arc<Value>) -> Result<T, E>) -> Result<Arc<T>, E>
     where
         T: Send + Sync + 'static,
     {

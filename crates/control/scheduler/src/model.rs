@@ -1,0 +1,408 @@
+//! What a pod asks for and what a node offers: projections of the API objects, computed once per change.
+
+use hashbrown::HashMap;
+use skiff_client::Projection;
+use skiff_machinery::quantity::Quantity;
+use skiff_machinery::selector::{Operator, Requirement};
+use skiff_machinery::{Map, Value};
+use std::sync::Arc;
+
+/// What upstream counts for a container that requests nothing, when scoring.
+const DEFAULT_MILLI_CPU: i64 = 100;
+const DEFAULT_MEMORY: i64 = 200 << 20;
+
+/// An amount of each resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Thousandths of a CPU.
+    pub milli_cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// Bytes.
+    pub ephemeral_storage: i64,
+    /// Pods: 1 for a pod, the allowed number for a node.
+    pub pods: i64,
+    /// Extended resources, huge pages: whole units, sorted by name.
+    pub scalar: Vec<(Arc<str>, i64)>,
+}
+
+impl Resources {
+    /// From a resource list (`requests`, `allocatable`).
+    pub fn from_list(list: Option<&Map>) -> Result<Self, String> {
+        let mut resources = Self::default();
+        for (name, quantity) in list.into_iter().flat_map(Map::iter) {
+            let text = quantity.as_str().ok_or_else(|| format!("{name}: not a quantity"))?;
+            let quantity = Quantity::parse(text).map_err(|error| format!("{name}: {error}"))?;
+            match name.as_str() {
+                "cpu" => resources.milli_cpu = quantity.milli_value(),
+                "memory" => resources.memory = quantity.value(),
+                "ephemeral-storage" => resources.ephemeral_storage = quantity.value(),
+                "pods" => resources.pods = quantity.value(),
+                other => resources.scalar.push((other.into(), quantity.value())),
+            }
+        }
+        Ok(resources)
+    }
+    /// Amount of an extended resource.
+    pub fn scalar(&self, name: &str) -> i64 {
+        self.scalar.iter().find(|(known, _)| &**known == name).map_or(0, |(_, amount)| *amount)
+    }
+    fn combine(&mut self, other: &Self, by: impl Fn(i64, i64) -> i64) {
+        self.milli_cpu = by(self.milli_cpu, other.milli_cpu);
+        self.memory = by(self.memory, other.memory);
+        self.ephemeral_storage = by(self.ephemeral_storage, other.ephemeral_storage);
+        self.pods = by(self.pods, other.pods);
+        for (name, amount) in &other.scalar {
+            match self.scalar.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => *known = by(*known, *amount),
+                None => self.scalar.push((Arc::clone(name), by(0, *amount))),
+            }
+        }
+    }
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.combine(other, i64::saturating_add);
+    }
+    /// Takes `other` away.
+    pub fn subtract(&mut self, other: &Self) {
+        self.combine(other, i64::saturating_sub);
+    }
+    /// Takes the larger of each.
+    pub fn maximum(&mut self, other: &Self) {
+        self.combine(other, i64::max);
+    }
+}
+
+/// A term of node affinity: all of its requirements must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeTerm {
+    /// On labels.
+    pub labels: Vec<Requirement>,
+    /// On fields: `metadata.name` is the only one.
+    pub fields: Vec<Requirement>,
+    /// The term could not be read; it matches nothing.
+    pub broken: bool,
+}
+
+impl NodeTerm {
+    fn read(term: &Value) -> Self {
+        let (labels, label_errors) = read_requirements(term.items_at(&["matchExpressions"]));
+        let (fields, field_errors) = read_requirements(term.items_at(&["matchFields"]));
+        // An empty term matches nothing, as upstream has it.
+        let empty = labels.is_empty() && fields.is_empty();
+        Self { labels, fields, broken: label_errors || field_errors || empty }
+    }
+    /// Whether the node satisfies the term.
+    pub fn matches(&self, node: &NodeFacts) -> bool {
+        let name = [("metadata.name", &*node.name)];
+        !self.broken
+            && self.labels.iter().all(|requirement| requirement.matches(&node.labels))
+            && self.fields.iter().all(|requirement| requirement.matches(&name[..]))
+    }
+}
+
+fn read_requirements(expressions: &[Value]) -> (Vec<Requirement>, bool) {
+    let read = |expression: &Value| {
+        let operator = Operator::from_node_selector(expression.str_at(&["operator"]))?;
+        let values = expression.items_at(&["values"]).iter().filter_map(Value::as_str);
+        Requirement::new(expression.str_at(&["key"]), operator, values).ok()
+    };
+    let read: Vec<Option<Requirement>> = expressions.iter().map(read).collect();
+    let broken = read.iter().any(Option::is_none);
+    (read.into_iter().flatten().collect(), broken)
+}
+
+/// Node affinity and node selector of a pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeAffinity {
+    /// `spec.nodeSelector`.
+    pub selector: Vec<(String, String)>,
+    /// Required terms, one of which must match; `None` when there is no requirement.
+    pub required: Option<Vec<NodeTerm>>,
+    /// Preferred terms with their weights.
+    pub preferred: Vec<(i64, NodeTerm)>,
+}
+
+impl NodeAffinity {
+    fn read(spec: &Value) -> Self {
+        let selector = spec.object_at(&["nodeSelector"]).into_iter().flat_map(Map::iter);
+        let required = spec.at(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
+        let preferred = spec.items_at(&["affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution"]);
+        let weighted = |term: &Value| {
+            let weight = term.get("weight").and_then(Value::as_int).unwrap_or(0);
+            Some((weight, NodeTerm::read(term.get("preference")?)))
+        };
+        Self {
+            selector: selector
+                .map(|(key, value)| (key.to_string(), value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+            required: required
+                .map(|required| required.items_at(&["nodeSelectorTerms"]).iter().map(NodeTerm::read).collect()),
+            preferred: preferred.iter().filter_map(weighted).collect(),
+        }
+    }
+    /// Whether the node satisfies selector and required terms.
+    pub fn matches(&self, node: &NodeFacts) -> bool {
+        let labels = |(key, value): &(String, String)| node.labels.get(key) == Some(value);
+        self.selector.iter().all(labels)
+            && self.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
+    }
+}
+
+/// A toleration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Toleration {
+    /// Key; empty for all keys.
+    pub key: String,
+    /// Whether only the key counts.
+    pub exists: bool,
+    /// Value.
+    pub value: String,
+    /// Effect; empty for all effects.
+    pub effect: String,
+}
+
+impl Toleration {
+    fn read(toleration: &Value) -> Self {
+        let text = |key: &str| toleration.str_at(&[key]).to_owned();
+        Self {
+            key: text("key"),
+            exists: toleration.str_at(&["operator"]) == "Exists",
+            value: text("value"),
+            effect: text("effect"),
+        }
+    }
+    /// Whether it tolerates the taint (`Toleration.ToleratesTaint`).
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        (self.effect.is_empty() || self.effect == taint.effect)
+            && (self.key.is_empty() || self.key == taint.key)
+            && (self.exists || (!self.key.is_empty() && self.value == taint.value))
+    }
+}
+
+/// A taint of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+impl Taint {
+    fn read(taint: &Value) -> Self {
+        let text = |key: &str| taint.str_at(&[key]).to_owned();
+        Self { key: text("key"), value: text("value"), effect: text("effect") }
+    }
+}
+
+/// What the scheduler needs to know of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Uid.
+    pub uid: Arc<str>,
+    /// `spec.schedulerName`.
+    pub scheduler_name: String,
+    /// `spec.nodeName`; empty while it has none.
+    pub node_name: String,
+    /// Whether it has ended (phase Succeeded or Failed): it takes nothing.
+    pub ended: bool,
+    /// Whether its deletion has begun.
+    pub terminating: bool,
+    /// `spec.priority`.
+    pub priority: i32,
+    /// What it takes.
+    pub requests: Resources,
+    /// The same with upstream's floor.
+    pub non_zero_requests: Resources,
+    /// Node selector and node affinity.
+    pub node_affinity: NodeAffinity,
+    /// Tolerations.
+    pub tolerations: Vec<Toleration>,
+    /// Host ports: address (`0.0.0.0` when not said), protocol, port.
+    pub host_ports: Vec<(Arc<str>, Arc<str>, i32)>,
+    /// Images, normalized as nodes name them.
+    pub images: Vec<Arc<str>>,
+    /// Whether `spec.schedulingGates` is not empty, and which.
+    pub gates: Vec<String>,
+    /// What it asks for that is not built (see [`crate::plugins::unbuilt`]).
+    pub unbuilt: Vec<&'static str>,
+}
+
+impl Pod {
+    /// Whether everything that decides about its node is the same.
+    pub fn same_constraints(&self, other: &Self) -> bool {
+        self.requests == other.requests
+            && self.node_affinity == other.node_affinity
+            && self.tolerations == other.tolerations
+            && self.gates == other.gates
+            && self.host_ports == other.host_ports
+    }
+}
+
+/// Sum over containers, or the largest moment of the init containers, whichever is larger
+/// (`component-helpers/resource: PodRequests`). Sidecars run on: they count with the containers, and with every init
+/// container after them.
+fn pod_requests(spec: &Value, of: impl Fn(&Value) -> Result<Resources, String>) -> Result<Resources, String> {
+    let mut total = Resources::default();
+    for container in spec.items_at(&["containers"]) {
+        total.add(&of(container)?);
+    }
+    let mut sidecars = Resources::default();
+    let mut largest = Resources::default();
+    for container in spec.items_at(&["initContainers"]) {
+        let mut asked = of(container)?;
+        if container.str_at(&["restartPolicy"]) == "Always" {
+            total.add(&asked);
+            sidecars.add(&asked);
+            largest.maximum(&sidecars);
+        } else {
+            asked.add(&sidecars);
+            largest.maximum(&asked);
+        }
+    }
+    total.maximum(&largest);
+    // Pod-level resources stand over the sum where they are said.
+    let pod_level = Resources::from_list(spec.object_at(&["resources", "requests"]))?;
+    if pod_level.milli_cpu > 0 {
+        total.milli_cpu = pod_level.milli_cpu;
+    }
+    if pod_level.memory > 0 {
+        total.memory = pod_level.memory;
+    }
+    total.add(&Resources::from_list(spec.object_at(&["overhead"]))?);
+    total.pods = 1;
+    Ok(total)
+}
+
+fn container_requests(container: &Value) -> Result<Resources, String> {
+    Resources::from_list(container.object_at(&["resources", "requests"]))
+}
+
+fn container_non_zero_requests(container: &Value) -> Result<Resources, String> {
+    let said = container.object_at(&["resources", "requests"]);
+    let mut requests = Resources::from_list(said)?;
+    if !said.is_some_and(|said| said.contains_key("cpu")) {
+        requests.milli_cpu = DEFAULT_MILLI_CPU;
+    }
+    if !said.is_some_and(|said| said.contains_key("memory")) {
+        requests.memory = DEFAULT_MEMORY;
+    }
+    Ok(requests)
+}
+
+fn host_ports(spec: &Value) -> Vec<(Arc<str>, Arc<str>, i32)> {
+    let sidecar = |container: &&Value| container.str_at(&["restartPolicy"]) == "Always";
+    let containers =
+        spec.items_at(&["containers"]).iter().chain(spec.items_at(&["initContainers"]).iter().filter(sidecar));
+    let read = |port: &Value| {
+        let number = i32::try_from(port.get("hostPort").and_then(Value::as_int)?).ok().filter(|number| *number > 0)?;
+        let or = |text: &str, default: &str| Arc::from(if text.is_empty() { default } else { text });
+        Some((or(port.str_at(&["hostIP"]), "0.0.0.0"), or(port.str_at(&["protocol"]), "TCP"), number))
+    };
+    containers.flat_map(|container| container.items_at(&["ports"]).iter().filter_map(read)).collect()
+}
+
+/// `name` becomes `name:latest` when it has neither tag nor digest (`normalizedImageName`).
+fn normalized_image(name: &str) -> Arc<str> {
+    if name.rfind(':') <= name.rfind('/') { format!("{name}:latest").into() } else { name.into() }
+}
+
+/// Constraints of the pod that no plug-in here honours yet.
+fn unbuilt(spec: &Value) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    if !spec.items_at(&["affinity", "podAffinity", required]).is_empty() {
+        found.push("pod affinity");
+    }
+    if !spec.items_at(&["affinity", "podAntiAffinity", required]).is_empty() {
+        found.push("pod anti-affinity");
+    }
+    let hard = |constraint: &Value| constraint.str_at(&["whenUnsatisfiable"]) == "DoNotSchedule";
+    if spec.items_at(&["topologySpreadConstraints"]).iter().any(hard) {
+        found.push("topology spread constraints");
+    }
+    let claims = |volume: &Value| volume.get("persistentVolumeClaim").is_some() || volume.get("ephemeral").is_some();
+    if spec.items_at(&["volumes"]).iter().any(claims) {
+        found.push("persistent volume claims");
+    }
+    if !spec.items_at(&["resourceClaims"]).is_empty() {
+        found.push("resource claims");
+    }
+    found
+}
+
+impl Projection for Pod {
+    fn project(tree: &Arc<Value>) -> Result<Self, String> {
+        let empty = Value::Object(Map::new());
+        let spec = tree.get("spec").unwrap_or(&empty);
+        let text = |path: &[&str]| Arc::<str>::from(tree.str_at(path));
+        let images = spec.items_at(&["containers"]).iter().map(|container| container.str_at(&["image"]));
+        let gates = spec.items_at(&["schedulingGates"]).iter().map(|gate| gate.str_at(&["name"]).to_owned());
+        let priority = spec.get("priority").and_then(Value::as_int).unwrap_or(0);
+        Ok(Self {
+            namespace: text(&["metadata", "namespace"]),
+            name: text(&["metadata", "name"]),
+            uid: text(&["metadata", "uid"]),
+            scheduler_name: spec.str_at(&["schedulerName"]).to_owned(),
+            node_name: spec.str_at(&["nodeName"]).to_owned(),
+            ended: matches!(tree.str_at(&["status", "phase"]), "Succeeded" | "Failed"),
+            terminating: tree.at(&["metadata", "deletionTimestamp"]).is_some(),
+            priority: i32::try_from(priority).map_err(|_| format!("spec.priority: {priority} is out of range"))?,
+            requests: pod_requests(spec, container_requests)?,
+            non_zero_requests: pod_requests(spec, container_non_zero_requests)?,
+            node_affinity: NodeAffinity::read(spec),
+            tolerations: spec.items_at(&["tolerations"]).iter().map(Toleration::read).collect(),
+            host_ports: host_ports(spec),
+            images: images.map(normalized_image).collect(),
+            gates: gates.collect(),
+            unbuilt: unbuilt(spec),
+        })
+    }
+}
+
+/// What the scheduler needs to know of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeFacts {
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// Taints.
+    pub taints: Vec<Taint>,
+    /// `status.allocatable`.
+    pub allocatable: Resources,
+    /// Size in bytes of each image, under each of its names.
+    pub images: HashMap<Arc<str>, i64>,
+}
+
+impl Projection for NodeFacts {
+    fn project(tree: &Arc<Value>) -> Result<Self, String> {
+        let labels = tree.object_at(&["metadata", "labels"]).into_iter().flat_map(Map::iter);
+        let mut images = HashMap::new();
+        for image in tree.items_at(&["status", "images"]) {
+            let size = image.get("sizeBytes").and_then(Value::as_int).unwrap_or(0);
+            for name in image.items_at(&["names"]).iter().filter_map(Value::as_str) {
+                images.insert(name.into(), size);
+            }
+        }
+        Ok(Self {
+            name: tree.str_at(&["metadata", "name"]).into(),
+            labels: labels
+                .map(|(key, value)| (key.to_string(), value.as_str().unwrap_or_default().to_owned()))
+                .collect(),
+            unschedulable: tree.at(&["spec", "unschedulable"]).and_then(Value::as_bool).unwrap_or(false),
+            taints: tree.items_at(&["spec", "taints"]).iter().map(Taint::read).collect(),
+            allocatable: Resources::from_list(tree.object_at(&["status", "allocatable"]))?,
+            images,
+        })
+    }
+}
