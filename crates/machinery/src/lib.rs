@@ -16,8 +16,11 @@ pub mod field;
 pub mod meta;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod schema;
 pub mod selector;
+#[cfg(test)]
+mod testing;
 pub mod value;
 
 pub use error::{ApiError, ErrorList, FieldError, FieldErrorType, Reason};
