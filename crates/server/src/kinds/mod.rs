@@ -3,19 +3,25 @@
 //!
 //! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves.
 
+pub(crate) mod amount;
 pub mod builtin;
 mod columns;
 mod convert;
+pub(crate) mod core;
+mod defaults;
 mod fields;
 mod names;
 mod rules;
 mod strategy;
 mod table;
+pub(crate) mod tree;
 mod unbuilt;
 
 use crate::request::RequestContext;
 use skiff_machinery::schema::Type;
-use skiff_machinery::{ErrorList, GroupKind, GroupResource, GroupVersion, Value};
+use skiff_machinery::{ApiError, ErrorList, GroupKind, GroupResource, GroupVersion, Value};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// Whether objects live in a namespace.
@@ -216,4 +222,40 @@ pub struct Column {
     pub description: String,
     /// 0 is always shown; 1 with `-o wide`.
     pub priority: i32,
+}
+
+/// What a hook's answer is awaited as.
+pub type HookFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Resources outside the object that a write takes and gives back: cluster IPs and node ports of Services.
+///
+/// The registry calls [`WriteHooks::begin_create`] and [`WriteHooks::begin_update`] **before** the strategy prepares and
+/// validates (upstream: `genericregistry.Store.BeginCreate`, `BeginUpdate`), because validation looks at what they fill
+/// in; then exactly one of [`Reservation::commit`] and [`Reservation::roll_back`], by whether the object was stored. A
+/// dry run is rolled back. After an attempt that lost the compare-and-set race the reservation is rolled back and the
+/// next attempt begins anew. [`WriteHooks::after_delete`] runs once the object is gone from the store.
+pub trait WriteHooks: Send + Sync {
+    /// May change the object that is about to be created; refuses with an error, having taken nothing.
+    fn begin_create<'a>(
+        &'a self,
+        context: &'a RequestContext,
+        object: &'a mut Value,
+    ) -> HookFuture<'a, Result<Box<dyn Reservation>, ApiError>>;
+    /// The same for an update.
+    fn begin_update<'a>(
+        &'a self,
+        context: &'a RequestContext,
+        object: &'a mut Value,
+        old: &'a Value,
+    ) -> HookFuture<'a, Result<Box<dyn Reservation>, ApiError>>;
+    /// Gives back what a deleted object held.
+    fn after_delete<'a>(&'a self, context: &'a RequestContext, object: &'a Value) -> HookFuture<'a, ()>;
+}
+
+/// What a hook has taken for one write.
+pub trait Reservation: Send {
+    /// The object was stored: what was taken stays, what it no longer needs is given back.
+    fn commit(self: Box<Self>) -> HookFuture<'static, ()>;
+    /// The object was not stored: what was taken is given back.
+    fn roll_back(self: Box<Self>) -> HookFuture<'static, ()>;
 }
