@@ -1,0 +1,4 @@
+//! The embedded engine against its contract and against faults.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod contract;
