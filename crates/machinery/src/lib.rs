@@ -13,14 +13,17 @@
 pub mod codec;
 pub mod error;
 pub mod field;
+pub mod intstr;
 pub mod meta;
 pub mod names;
 pub mod object;
 pub mod patch;
+pub mod quantity;
 pub mod schema;
 pub mod selector;
 #[cfg(test)]
 mod testing;
+pub mod time;
 pub mod value;
 
 pub use error::{ApiError, ErrorList, FieldError, FieldErrorType, Reason};

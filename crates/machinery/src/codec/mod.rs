@@ -9,7 +9,7 @@
 
 pub mod json;
 pub mod protobuf;
-mod scalar;
+pub(crate) mod scalar;
 
 use crate::schema::StructType;
 use crate::value::{Map, Value};

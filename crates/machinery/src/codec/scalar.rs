@@ -99,7 +99,7 @@ fn is_canonical_quantity(text: &[u8]) -> bool {
 }
 
 fn canonical_quantity(text: &str) -> Result<String, String> {
-    Ok(text.to_owned())
+    crate::quantity::Quantity::canonical(text).map_err(|error| error.to_string())
 }
 
 /// `metav1.Time`: UTC, whole seconds. Go's zero time is `null`.
