@@ -6,4 +6,5 @@
 //! **Must never know** any component, the network or the store.
 
 pub mod clock;
+pub mod pki;
 pub mod task;

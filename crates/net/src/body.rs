@@ -19,6 +19,8 @@ pub enum Body {
     Full(Bytes),
     /// Several buffers, sent one after the other; the length is known.
     Chunks(VecDeque<Bytes>),
+    /// What comes in over a connection of ours.
+    Incoming(hyper::body::Incoming),
     /// A stream of unknown length.
     Stream(BoxBody<Bytes, io::Error>),
 }
@@ -31,6 +33,11 @@ impl Body {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         Self::Stream(BoxBody::new(body.map_err(io::Error::other)))
+    }
+}
+impl From<hyper::body::Incoming> for Body {
+    fn from(body: hyper::body::Incoming) -> Self {
+        if http_body::Body::is_end_stream(&body) { Self::Empty } else { Self::Incoming(body) }
     }
 }
 impl From<Bytes> for Body {
@@ -68,6 +75,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Chunks(chunks) => Poll::Ready(chunks.pop_front().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(io::Error::other),
             Self::Stream(stream) => Pin::new(stream).poll_frame(cx),
         }
     }
@@ -76,6 +84,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(_) => false,
             Self::Chunks(chunks) => chunks.is_empty(),
+            Self::Incoming(incoming) => incoming.is_end_stream(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -84,6 +93,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Chunks(chunks) => SizeHint::with_exact(chunks.iter().map(|bytes| bytes.len() as u64).sum()),
+            Self::Incoming(incoming) => incoming.size_hint(),
             Self::Stream(stream) => stream.size_hint(),
         }
     }

@@ -5,10 +5,15 @@
 //!
 //! **Must never know** what is said on them: no object, no resource, no `Status`.
 //!
-//! Start reading at [`service`].
+//! Start reading at [`service`], the seam; then [`server`] and [`client`], the two ends of a wire; [`tls`] says whom they
+//! trust.
 
 pub mod body;
+pub mod client;
+pub mod io;
+pub mod server;
 pub mod service;
+pub mod tls;
 
 pub use body::Body;
 pub use service::{Peer, Service, ServiceFuture};

@@ -1,0 +1,4 @@
+//! The two ends of a wire against each other, over real sockets on loopback.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod http;
