@@ -10,6 +10,7 @@
 pub mod json;
 pub mod protobuf;
 pub(crate) mod scalar;
+pub mod yaml;
 
 use crate::schema::StructType;
 use crate::value::{Map, Value};
@@ -36,8 +37,9 @@ pub enum DecodeError {
     /// A value does not fit its field; Go's words (`encoding/json.UnmarshalTypeError` or the type's own decoder).
     #[error("{0}")]
     Type(String),
-    /// The bytes are not YAML that JSON can express.
-    #[error("error converting YAML to JSON: {0}")]
+    /// The bytes are not YAML that JSON can express. (kubectl puts `error converting YAML to JSON: ` before it, the
+    /// server nothing.)
+    #[error("{0}")]
     Yaml(String),
     /// The bytes are not a protobuf message of the type; the words of Go's generated code.
     #[error("{0}")]

@@ -65,7 +65,8 @@ pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     LENIENT.decode(clean).map_err(|error| {
         let offset = match error {
             base64::DecodeError::InvalidByte(offset, _) | base64::DecodeError::InvalidLastSymbol(offset, _) => offset,
-            base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => clean.len(),
+            // Go names the start of the group that is not complete.
+            base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => clean.len() / 4 * 4,
         };
         format!("illegal base64 data at input byte {offset}")
     })

@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
 mod roundtrip;
+mod upstream_cases;

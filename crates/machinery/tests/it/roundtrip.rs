@@ -1,7 +1,7 @@
 //! Every file of upstream's `roundtrip` folder that belongs to a kind of the table: one object in JSON, YAML and
 //! protobuf, all written by upstream itself.
 
-use skiff_machinery::codec::{FieldValidation, json, protobuf};
+use skiff_machinery::codec::{FieldValidation, json, protobuf, yaml};
 use skiff_machinery::schema::{StructType, builtin};
 use std::path::PathBuf;
 
@@ -121,4 +121,28 @@ fn json_and_protobuf_give_one_tree() {
             panic!("{}: {}", fixture.name, difference(&text(&json), &text(&protobuf)));
         }
     }
+}
+
+#[test]
+fn yaml_gives_the_same_tree_and_comes_back() {
+    let mut wrong = Vec::new();
+    for fixture in fixtures() {
+        let (json_bytes, yaml_bytes) = (fixture.read("json"), fixture.read("yaml"));
+        let from_json = json::decode(&json_bytes, fixture.ty, FieldValidation::Strict).unwrap().value;
+        match yaml::decode(&yaml_bytes, fixture.ty, FieldValidation::Strict) {
+            Ok(from_yaml) if from_yaml.value == from_json => {}
+            Ok(from_yaml) => {
+                let text = |value| json::to_string(value);
+                wrong.push(format!("{}: {}", fixture.name, difference(&text(&from_yaml.value), &text(&from_json))));
+            }
+            Err(error) => wrong.push(format!("{}: {error}", fixture.name)),
+        }
+        // kubectl prints what the server answered, zero values included.
+        let ours = yaml::to_string(&json::from_slice(&json_bytes).unwrap());
+        let theirs = String::from_utf8(yaml_bytes).unwrap();
+        if ours != theirs {
+            wrong.push(format!("{}: {}", fixture.name, difference(&ours, &theirs)));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -4,7 +4,8 @@
 //! reported with their paths) and of `encoding/json` for output (struct order, sorted maps, HTML-safe escapes).
 //!
 //! Known differences: a document is refused at [`MAX_TREE_DEPTH`](super::MAX_TREE_DEPTH) instead of Go's 10,000 levels
-//! where it would be kept, and of duplicate fields the last one wins whole, where Go merges structs.
+//! where it would be kept; objects that upstream keeps as raw bytes (`runtime.RawExtension`, `apiextensions.JSON`) are
+//! written with sorted keys.
 
 mod lexer;
 mod read;

@@ -204,7 +204,15 @@ impl Reader<'_> {
                     let value = self.value(Place { ty: &field.ty, field: Some(field), below: 0 }, depth + 1)?;
                     self.path.pop();
                     let kept = !(value.is_null() || !field.pointer && scalar::is_zero(&value, field));
-                    self.slots[base + index] = kept.then_some(value);
+                    let slot = &mut self.slots[base + index];
+                    match (slot.take(), value) {
+                        // Go reads a struct or map that comes twice into the one it has already.
+                        (Some(Value::Object(mut earlier)), Value::Object(later)) if again => {
+                            merge_into(&mut earlier, later);
+                            *slot = Some(Value::Object(earlier));
+                        }
+                        (_, value) => *slot = kept.then_some(value),
+                    }
                 }
             }
             if !self.lexer.more_keys()? {
@@ -246,12 +254,9 @@ impl Reader<'_> {
                 let text = self.lexer.string()?;
                 self.scalar(scalar::duration_from_text(&text))
             }
-            // These three decode themselves in Go, through a string, so the message knows no field.
+            // These three decode themselves in Go, through a string.
             (Type::Time | Type::MicroTime | Type::Duration, found) => {
-                let (owner, path) = (self.owner.take(), self.path.len());
                 self.mismatch(found, &Cow::Borrowed("string"), depth)?;
-                self.owner = owner;
-                self.path.truncate(path);
                 Ok(Value::Null)
             }
             (Type::Quantity, _) => self.quantity(kind, depth),
@@ -307,19 +312,16 @@ impl Reader<'_> {
             Kind::String => Ok(Value::String(self.lexer.string()?.into_owned())),
             Kind::Number => {
                 let number = self.lexer.number()?;
-                match number.text.parse::<i32>() {
-                    Ok(number) => Ok(Value::Int(number.into())),
+                Ok(match number.text.parse::<i32>() {
+                    Ok(number) => Value::Int(number.into()),
                     Err(_) => {
-                        let text = shorten(number.text);
-                        self.fail(format!("json: cannot unmarshal number {text} into Go value of type int32"));
-                        Ok(Value::Null)
+                        self.type_error(&format!("number {}", shorten(number.text)), "int32");
+                        Value::Null
                     }
-                }
+                })
             }
             found => {
-                let owner = self.owner.take();
                 self.mismatch(found, &Cow::Borrowed("int32"), depth)?;
-                self.owner = owner;
                 Ok(Value::Null)
             }
         }
@@ -336,12 +338,12 @@ impl Reader<'_> {
                 let item = Type::String;
                 self.list(Place { ty: &item, field: None, below: 0 }, &item, depth)
             }
+            // Go is strict about the first of these only.
             _ => {
                 self.lexer.skip(depth)?;
-                self.fail(match which {
-                    SchemaOr::Bool => "boolean or JSON schema expected",
-                    SchemaOr::Array | SchemaOr::StringArray => "JSON schema or array expected",
-                });
+                if which == SchemaOr::Bool {
+                    self.fail("boolean or JSON schema expected");
+                }
                 Ok(Value::Null)
             }
         }
@@ -391,6 +393,15 @@ impl Reader<'_> {
             self.path.pop();
         }
         Ok(Value::Object(map))
+    }
+}
+
+fn merge_into(earlier: &mut Map, later: Map) {
+    for (name, value) in later {
+        match (earlier.get_mut(&name), value) {
+            (Some(Value::Object(earlier)), Value::Object(later)) => merge_into(earlier, later),
+            (_, value) => drop(earlier.insert(name, value)),
+        }
     }
 }
 

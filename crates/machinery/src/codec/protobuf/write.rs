@@ -132,7 +132,7 @@ fn write_value(out: &mut Vec<u8>, number: u32, value: &Value, ty: &Type) {
             put_int(out, 2, 0);
             put_bytes(out, 3, text.as_bytes());
         }),
-        (Type::RawExtension | Type::Json | Type::FieldsV1, value) => {
+        (Type::RawExtension | Type::Json | Type::FieldsV1, value) if !value.is_null() => {
             put_message(out, number, |out| put_message(out, 1, |out| json::write_value(out, value)));
         }
         (Type::Struct(entry), Value::Object(map)) => put_message(out, number, |out| write_struct(out, map, entry)),
