@@ -11,6 +11,7 @@ pub(crate) mod core;
 mod defaults;
 mod fields;
 mod names;
+mod prepare;
 mod rules;
 mod strategy;
 mod table;

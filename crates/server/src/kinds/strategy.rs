@@ -29,10 +29,19 @@ pub(super) struct Rules {
     pub(super) create_on_update: bool,
     /// PUT without `resourceVersion`.
     pub(super) unconditional_update: bool,
+    /// Creation keeps the status it brings (nodes register with theirs).
+    pub(super) keep_status: bool,
+    /// Fields of `metadata` whose change counts in `metadata.generation` too.
+    pub(super) generation_also: &'static [&'static str],
     /// Grace period of a delete.
     pub(super) grace: fn(&Value, Option<i64>) -> Option<i64>,
     /// Rules of views other than the shared ones.
     pub(super) views: &'static [(&'static str, View)],
+}
+
+impl View {
+    /// Changes what the shared rules let it change; nothing is checked.
+    pub(super) const PLAIN: Self = Self { update: None, validate_update: nothing_wrong_update };
 }
 
 /// What a view (`status`, `approval`, `resize`, ...) adds or replaces.
@@ -72,6 +81,8 @@ impl Rules {
         name: super::names::subdomain,
         create_on_update: false,
         unconditional_update: true,
+        keep_status: false,
+        generation_also: &[],
         grace: at_once,
         views: &[],
     };
@@ -161,6 +172,7 @@ impl Strategy for BuiltinStrategy {
 
     fn prepare_for_create(&self, context: &RequestContext, object: &mut Value) {
         if self.has_status
+            && !self.rules.keep_status
             && let Some(map) = object.as_object_mut()
         {
             map.remove("status");
@@ -186,7 +198,10 @@ impl Strategy for BuiltinStrategy {
         let before = old.at(&["metadata", "generation"]).and_then(Value::as_int);
         if self.entry.generation {
             let before = before.unwrap_or(0);
-            set_generation(object, if spec_changed(object, old) { before + 1 } else { before });
+            let mut also = self.rules.generation_also.iter();
+            let changed = spec_changed(object, old)
+                || also.any(|key| object.at(&["metadata", key]) != old.at(&["metadata", key]));
+            set_generation(object, if changed { before + 1 } else { before });
         } else if let Some(before) = before {
             set_generation(object, before);
         }

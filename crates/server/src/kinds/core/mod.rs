@@ -2,3 +2,5 @@
 
 pub(crate) mod defaults;
 pub(crate) mod pod;
+pub(crate) mod prepare;
+pub(crate) mod service;
