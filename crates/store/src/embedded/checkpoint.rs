@@ -183,11 +183,7 @@ pub(crate) fn run(shared: &Shared) {
         if shared.is_closing() {
             return;
         }
-        let Some(head) = due(shared) else {
-            wait = IDLE;
-            continue;
-        };
-        match checkpoint(shared, head) {
+        match step(shared) {
             Ok(()) => wait = IDLE,
             Err(StoreError::Unavailable(_)) => return,
             Err(error) => {
@@ -197,6 +193,11 @@ pub(crate) fn run(shared: &Shared) {
             }
         }
     }
+}
+
+/// Writes a checkpoint if one is due.
+pub(crate) fn step(shared: &Shared) -> Result<(), StoreError> {
+    due(shared).map_or(Ok(()), |head| checkpoint(shared, head))
 }
 
 /// The sealed segments that a checkpoint now would free, as the head it would have.

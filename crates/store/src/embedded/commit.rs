@@ -99,9 +99,11 @@ impl LogWriter {
                 continue;
             }
             self.write(shared, &records[start..end])?;
+            // Of the batch, not of the group: too new is safe (the segment stays longer), too old would lose revisions
+            // when a batch is parted by the end of a segment.
+            self.newest = self.newest.max(newest);
             start = end;
         }
-        self.newest = self.newest.max(newest);
         Ok(())
     }
 
@@ -111,7 +113,7 @@ impl LogWriter {
         loop {
             match self.file.write_at(self.offset, frame) {
                 Ok(()) => break,
-                Err(error) if disk::is_full(&error) && !shared.is_closing() => {
+                Err(error) if disk::is_full(&error) && !shared.is_closing() && !shared.stepped => {
                     if !shared.full.swap(true, Ordering::AcqRel) {
                         tracing::error!(
                             disk = shared.disk.describe(),
@@ -148,6 +150,12 @@ impl LogWriter {
             if shared.is_closing() && shared.full.load(Ordering::Acquire) {
                 return Err(StoreError::NoSpace);
             }
+            if shared.stepped {
+                if !super::space::prepare_ahead(shared) {
+                    return Err(StoreError::NoSpace);
+                }
+                continue;
+            }
             shared.space.raise();
             std::thread::sleep(Duration::from_millis(1));
         };
@@ -160,7 +168,7 @@ impl LogWriter {
     }
 
     /// Protects the last frame of a resting log: see [`Record::Mark`].
-    fn mark(&mut self, shared: &Shared, record: &Record) -> Result<(), StoreError> {
+    pub(crate) fn mark(&mut self, shared: &Shared, record: &Record) -> Result<(), StoreError> {
         let mut payload = Vec::new();
         format::encode(&mut payload, record);
         if self.offset + format::frame_length(payload.len()) as u64 > shared.tuning.segment_bytes {
@@ -173,39 +181,45 @@ impl LogWriter {
         Ok(())
     }
 
-    fn close(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    /// Ends the log in order.
+    pub(crate) fn close(&mut self, shared: &Shared) -> Result<(), StoreError> {
         self.mark(shared, &Record::Closed)?;
         self.mark(shared, &Record::Closed)?;
         let failed = |error| StoreError::io(format!("cutting log-{:016x}", self.number), error);
         self.file.truncate(self.offset).map_err(failed)?;
-        self.file.sync().map_err(failed)
+        self.file.sync().map_err(failed)?;
+        let prepared = std::mem::take(&mut shared.files.lock().prepared);
+        for segment in prepared {
+            if let Err(error) = shared.disk.remove(&super::log_name(segment.number)) {
+                tracing::debug!(%error, segment = segment.number, "an unused segment stays until the next start");
+            }
+        }
+        Ok(())
     }
 }
 
 /// The thread's life: it waits for the first segment, then for batches.
-pub(crate) fn start(shared: &Arc<Shared>, sequence: u64, newest: Revision) {
+pub(crate) fn run(shared: &Arc<Shared>, sequence: u64, newest: Revision) {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let Some(first) = first_segment(shared) else { return };
-        commit_all(shared, &mut LogWriter::new(shared, first, sequence, newest));
+        let mut log = LogWriter::new(shared, first, sequence, newest);
+        if let Err((error, lost)) = commit_all(shared, &mut log) {
+            shared.fail(&error, lost);
+        }
     }));
     if outcome.is_err() {
         shared.fail(&StoreError::Unavailable("a panic in the commit thread".into()), Batch::default());
     }
 }
 
+/// What made the log unusable, and the batch that was being written.
+pub(crate) type Failure = (StoreError, Batch);
+
 /// `None` when the store closes before there was space for one.
 fn first_segment(shared: &Shared) -> Option<Prepared> {
     loop {
-        {
-            let mut files = shared.files.lock();
-            if let Some(first) = files.prepared.pop_front() {
-                files.current = first.number;
-                files.current_left = shared.tuning.segment_bytes - first.offset;
-                files.current_written = first.offset;
-                drop(files);
-                shared.space.raise();
-                return Some(first);
-            }
+        if let Some(first) = take_first_segment(shared) {
+            return Some(first);
         }
         if shared.is_closing() {
             return None;
@@ -214,41 +228,50 @@ fn first_segment(shared: &Shared) -> Option<Prepared> {
     }
 }
 
-fn commit_all(shared: &Shared, log: &mut LogWriter) {
+/// The first segment, when there is one.
+pub(crate) fn take_first_segment(shared: &Shared) -> Option<Prepared> {
+    let mut files = shared.files.lock();
+    let first = files.prepared.pop_front()?;
+    files.current = first.number;
+    files.current_left = shared.tuning.segment_bytes - first.offset;
+    files.current_written = first.offset;
+    drop(files);
+    shared.space.raise();
+    Some(first)
+}
+
+fn commit_all(shared: &Shared, log: &mut LogWriter) -> Result<(), Failure> {
     const NEVER: Duration = Duration::from_secs(3600);
+    let alone = |error| (error, Batch::default());
     loop {
         let raised = shared.commit.wait(if log.marked { NEVER } else { shared.tuning.mark_after });
         // Seen before the last look at what is pending: nothing enters after it was set.
         let closing = shared.is_closing();
-        while let Some((batch, number)) = take(shared) {
-            if let Err(error) = log.append(shared, &batch.records, &batch.ends, batch.newest) {
-                shared.fail(&error, batch);
-                return;
-            }
-            {
-                let mut state = shared.state.write();
-                state.in_flight = 0;
-                shared.refresh_room(&mut state);
-            }
-            shared.publish(batch, number);
-            shared.room_changed.notify_waiters();
-            keep_to_budget(shared);
-        }
-        let rest = if closing {
-            log.close(shared)
-        } else if !raised && !log.marked {
-            log.mark(shared, &Record::Mark)
-        } else {
-            Ok(())
-        };
-        if let Err(error) = rest {
-            shared.fail(&error, Batch::default());
-            return;
-        }
+        while commit_pending(shared, log)? {}
         if closing {
-            return;
+            return log.close(shared).map_err(alone);
+        }
+        if !raised && !log.marked {
+            log.mark(shared, &Record::Mark).map_err(alone)?;
         }
     }
+}
+
+/// Commits what is pending as one batch. `false` when nothing was.
+pub(crate) fn commit_pending(shared: &Shared, log: &mut LogWriter) -> Result<bool, Failure> {
+    let Some((batch, number)) = take(shared) else { return Ok(false) };
+    if let Err(error) = log.append(shared, &batch.records, &batch.ends, batch.newest) {
+        return Err((error, batch));
+    }
+    {
+        let mut state = shared.state.write();
+        state.in_flight = 0;
+        shared.refresh_room(&mut state);
+    }
+    shared.publish(batch, number);
+    shared.room_changed.notify_waiters();
+    keep_to_budget(shared);
+    Ok(true)
 }
 
 fn take(shared: &Shared) -> Option<(Batch, u64)> {

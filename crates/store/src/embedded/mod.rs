@@ -166,6 +166,21 @@ impl Embedded {
 
     /// Opens what stands on `disk`.
     pub fn open_on(disk: Arc<dyn Disk>, options: Options) -> Result<Self, StoreError> {
+        let (engine, sequence, newest) = Self::build(disk, &options, false)?;
+        engine.start(sequence, newest)?;
+        Ok(engine)
+    }
+
+    /// Opens without threads: what they would do is done when [`Steps`] is told to, so a simulation decides the order
+    /// and the same seed makes the same bytes.
+    pub fn open_stepped(disk: Arc<dyn Disk>, options: Options) -> Result<(Self, Steps), StoreError> {
+        let (engine, sequence, newest) = Self::build(disk, &options, true)?;
+        let mut steps = Steps { shared: Arc::clone(&engine.shared), log: None, sequence, newest };
+        steps.space();
+        Ok((engine, steps))
+    }
+
+    fn build(disk: Arc<dyn Disk>, options: &Options, stepped: bool) -> Result<(Self, u64, Revision), StoreError> {
         options.tuning.check()?;
         let supervisor = match &options.supervisor {
             Some(supervisor) => supervisor.child("store"),
@@ -180,7 +195,8 @@ impl Embedded {
         let newest = recovered.state.newest;
         let sequence = recovered.sequence;
         let shared = Arc::new(Shared::new(
-            &options,
+            options,
+            stepped,
             disk,
             Arc::clone(&options.clock),
             id,
@@ -188,9 +204,7 @@ impl Embedded {
             recovered.hub,
             recovered.files,
         ));
-        let engine = Self { shared, threads: Mutex::default(), supervisor };
-        engine.start(sequence, newest)?;
-        Ok(engine)
+        Ok((Self { shared, threads: Mutex::default(), supervisor }, sequence, newest))
     }
 
     fn start(&self, sequence: u64, newest: Revision) -> Result<(), StoreError> {
@@ -202,7 +216,7 @@ impl Embedded {
             Ok(())
         };
         let shared = Arc::clone(&self.shared);
-        spawn("store-commit", Box::new(move || commit::start(&shared, sequence, newest)))?;
+        spawn("store-commit", Box::new(move || commit::run(&shared, sequence, newest)))?;
         let shared = Arc::clone(&self.shared);
         spawn("store-space", Box::new(move || space::run(&shared)))?;
         let shared = Arc::clone(&self.shared);
@@ -412,6 +426,64 @@ impl Embedded {
         };
         let hub = self.shared.hub.read();
         Usage { keys, live_bytes, history_bytes: hub.bytes(), first_watchable: hub.first() }
+    }
+}
+
+/// What the engine's threads do, step by step. After a step that fails the store is failed, as with threads.
+pub struct Steps {
+    shared: Arc<Shared>,
+    log: Option<commit::LogWriter>,
+    sequence: u64,
+    newest: Revision,
+}
+
+impl Steps {
+    /// Commits everything that is pending.
+    pub fn commit(&mut self) {
+        self.on_log(|shared, log| {
+            while commit::commit_pending(shared, log)? {}
+            Ok(())
+        });
+    }
+
+    /// Makes the next segment and forgets what is behind the horizon.
+    pub fn space(&mut self) {
+        space::step(&self.shared);
+    }
+
+    /// Commits, then writes a checkpoint if one is due.
+    pub fn checkpoint(&mut self) -> Result<(), StoreError> {
+        self.commit();
+        checkpoint::step(&self.shared)
+    }
+
+    /// Protects the last frame, as a log that rests does.
+    pub fn mark(&mut self) {
+        self.on_log(|shared, log| log.mark(shared, &Record::Mark).map_err(|error| (error, shared::Batch::default())));
+    }
+
+    /// Commits and ends the log in order.
+    pub fn close(&mut self) {
+        self.commit();
+        self.on_log(|shared, log| log.close(shared).map_err(|error| (error, shared::Batch::default())));
+    }
+
+    /// How many operations have entered; one that waits for room has not.
+    pub fn entered(&self) -> u64 {
+        self.shared.state.read().entered
+    }
+
+    fn on_log(&mut self, step: impl FnOnce(&Shared, &mut commit::LogWriter) -> Result<(), commit::Failure>) {
+        if self.log.is_none() {
+            let Some(first) = commit::take_first_segment(&self.shared) else { return };
+            self.log = Some(commit::LogWriter::new(&self.shared, first, self.sequence, self.newest));
+        }
+        let Some(log) = &mut self.log else { return };
+        if self.shared.state.read().failed.is_none()
+            && let Err((error, lost)) = step(&self.shared, log)
+        {
+            self.shared.fail(&error, lost);
+        }
     }
 }
 

@@ -57,7 +57,7 @@ enum Change {
 pub enum Trip {
     /// The power goes: every later operation fails.
     PowerOff,
-    /// The disk is full from there on, until [`RamDisk::set_capacity`].
+    /// The disk is full from there on, until [`RamDisk::heal`].
     Full,
     /// This one operation fails with an I/O error.
     Fails,
@@ -192,9 +192,16 @@ impl RamDisk {
         self.state.lock().powered_off
     }
 
-    /// Limits the disk's size; `None` for no limit.
-    pub fn set_capacity(&self, capacity: Option<u64>) {
-        self.state.lock().capacity = capacity;
+    /// Limits the disk's size.
+    pub fn set_capacity(&self, capacity: u64) {
+        self.state.lock().capacity = Some(capacity);
+    }
+
+    /// Takes back a limit or a trip that has not happened.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.capacity = None;
+        state.trip = None;
     }
 
     /// Bytes in files.

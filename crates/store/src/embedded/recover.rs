@@ -390,6 +390,7 @@ pub(crate) fn recover(disk: &dyn Disk, store: StoreId, now: Instant) -> Result<R
         horizon: replay.horizon,
         pending: Batch::default(),
         batch: 1,
+        entered: 0,
         in_flight: 0,
         room: 0,
         failed: None,

@@ -28,6 +28,8 @@ pub(crate) type Durable = oneshot::Receiver<Result<(), StoreError>>;
 /// Everything of one engine.
 pub(crate) struct Shared {
     pub(crate) tuning: Tuning,
+    /// There are no threads; see [`super::Steps`].
+    pub(crate) stepped: bool,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: SharedClock,
     pub(crate) store_id: StoreId,
@@ -70,6 +72,8 @@ pub(crate) struct State {
     pub(crate) pending: Batch,
     /// Number of the pending batch.
     pub(crate) batch: u64,
+    /// How many operations have entered, whether or not they had something to write.
+    pub(crate) entered: u64,
     /// What the batch being written takes at most.
     pub(crate) in_flight: u64,
     /// Bytes that fit into the current and the prepared segments behind the batch in flight.
@@ -212,6 +216,7 @@ impl Drop for Pin<'_> {
 impl Shared {
     pub(crate) fn new(
         options: &Options,
+        stepped: bool,
         disk: Arc<dyn Disk>,
         clock: SharedClock,
         store_id: StoreId,
@@ -221,6 +226,7 @@ impl Shared {
     ) -> Self {
         Self {
             tuning: options.tuning.clone(),
+            stepped,
             disk,
             clock,
             store_id,
@@ -299,6 +305,7 @@ impl Shared {
         let (sender, durable) = oneshot::channel();
         // Nothing to write, but what was seen may not be durable yet.
         if write.edits.is_empty() && write.before.is_none() {
+            state.entered += 1;
             if self.durable_batch.load(Ordering::Acquire) >= self.entered_batch(state) {
                 drop(sender.send(Ok(())));
             } else {
@@ -308,6 +315,7 @@ impl Shared {
             return Ok(durable);
         }
         self.check_room(state, &write)?;
+        state.entered += 1;
         if let Some(record) = &write.before {
             format::encode(&mut state.pending.records, record);
             match record {

@@ -22,9 +22,14 @@ pub(crate) fn run(shared: &Shared) {
         if shared.is_closing() {
             return;
         }
-        forget(shared);
-        wait = if prepare_ahead(shared) { IDLE } else { shared.tuning.retry };
+        wait = if step(shared) { IDLE } else { shared.tuning.retry };
     }
+}
+
+/// One round. Whether a segment stands ready.
+pub(crate) fn step(shared: &Shared) -> bool {
+    forget(shared);
+    prepare_ahead(shared)
 }
 
 /// Whether a segment stands ready.
