@@ -393,6 +393,7 @@ impl<T: Into<Value>> From<Vec<T>> for Value {
 /// Builds a [`Value`] from JSON-like notation with literal keys: `object! { "kind": "Pod", "items": list![1, 2] }`.
 #[macro_export]
 macro_rules! object {
+    () => { $crate::Value::Object($crate::Map::new()) };
     ($($key:literal : $value:expr),* $(,)?) => {
         $crate::Value::Object([$(($crate::Name::Static($key), $crate::Value::from($value))),*].into_iter().collect())
     };

@@ -1,0 +1,74 @@
+//! Puts the controllers together: leader election around all of them, one set of informers below.
+
+use crate::context::{Clients, Context, Informers};
+use crate::{
+    daemonset, endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, rollout,
+    root_ca, service_account,
+};
+use skiff_base::clock::SharedClock;
+use skiff_base::task::{OnFailure, Supervisor};
+use skiff_client::leader::LeaderElector;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the manager is told.
+pub struct Config {
+    /// Identity for leader election; `None` to lead without asking.
+    pub identity: Option<String>,
+    /// The cluster's CA, PEM, for `kube-root-ca.crt`.
+    pub root_ca: Arc<str>,
+    /// Pod ranges from which nodes get their parts; empty to give none.
+    pub cluster_cidrs: Vec<node_ipam::Range>,
+    /// `--terminated-pod-gc-threshold`.
+    pub terminated_pod_gc_threshold: usize,
+    /// Time.
+    pub clock: SharedClock,
+}
+
+/// Starts the manager: it waits to lead, runs the controllers, and stops them when it leads no more.
+pub fn spawn(clients: Arc<dyn Clients>, config: Config, supervisor: &Supervisor) {
+    let owner = supervisor.clone();
+    supervisor.spawn_abortable("controller manager", OnFailure::EndComponent, async move {
+        let Some(identity) = config.identity.clone() else {
+            start(&clients, &config, &owner);
+            return std::future::pending().await;
+        };
+        let leases = clients.manager().namespaced("coordination.k8s.io", "v1", "leases", "kube-system");
+        let elector = LeaderElector::new(leases, "kube-controller-manager", &identity, Arc::clone(&config.clock));
+        loop {
+            elector.acquire().await;
+            tracing::info!(identity, "leading");
+            let controllers = owner.child("controllers");
+            start(&clients, &config, &controllers);
+            tokio::select! {
+                () = elector.hold() => tracing::warn!(identity, "no longer leading"),
+                () = controllers.token().cancelled() => tracing::warn!(identity, "a controller ended: all start anew"),
+            }
+            let late = controllers.shutdown(Duration::from_secs(5)).await;
+            if !late.is_empty() {
+                tracing::warn!(?late, "controllers were late to stop");
+            }
+        }
+    });
+}
+
+fn start(clients: &Arc<dyn Clients>, config: &Config, supervisor: &Supervisor) {
+    let context =
+        Context { clients: Arc::clone(clients), clock: Arc::clone(&config.clock), supervisor: supervisor.clone() };
+    let mut informers = Informers::new(&context);
+    service_account::spawn(&context, &mut informers);
+    root_ca::spawn(&context, &mut informers, Arc::clone(&config.root_ca));
+    namespace::spawn(&context, &mut informers);
+    replicaset::spawn(&context, &mut informers);
+    rollout::spawn(&context, &mut informers);
+    daemonset::spawn(&context, &mut informers);
+    job::spawn(&context, &mut informers);
+    endpoints::spawn(&context, &mut informers);
+    if !config.cluster_cidrs.is_empty() {
+        node_ipam::spawn(&context, &mut informers, config.cluster_cidrs.clone());
+    }
+    node_lifecycle::spawn(&context, &mut informers);
+    pod_gc::spawn(&context, &mut informers, config.terminated_pod_gc_threshold);
+    garbage_collector::spawn(&context);
+    informers.spawn(supervisor);
+}

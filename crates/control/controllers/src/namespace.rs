@@ -1,0 +1,296 @@
+//! Namespace: empties a namespace that is being deleted, then lets it go
+//! (`controller/namespace/deletion/namespaced_resources_deleter.go`).
+//!
+//! Nothing may be left behind: the finalizer goes only after discovery was complete and every resource was seen empty.
+//! What a namespace waits for stands in its conditions.
+
+use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::workload::set_condition;
+use skiff_base::clock::SharedClock;
+use skiff_client::informer::ObjectKey;
+use skiff_client::leader::time;
+use skiff_client::{Client, ClientError, ListOptions, Store, Tree, WriteOptions};
+use skiff_machinery::{Value, object};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const FINALIZER: &str = "kubernetes";
+
+#[derive(Clone)]
+struct Controller {
+    client: Client,
+    clock: SharedClock,
+    namespaces: Arc<Store<Tree>>,
+}
+
+/// Builds the controller.
+pub fn spawn(context: &Context, informers: &mut Informers) {
+    let (client, queue, _) = tools(context, "namespace-controller", "namespace-controller");
+    let namespaces = informers.namespaces.store();
+    {
+        let queue = queue.clone();
+        informers.namespaces.on_change(move |delta| {
+            if delta.new.is_some_and(|new| new.value.at(&["metadata", "deletionTimestamp"]).is_some()) {
+                queue.add(delta.key.clone());
+            }
+        });
+    }
+    let controller = Controller { client, clock: Arc::clone(&context.clock), namespaces };
+    run_workers(context, "namespace", &queue, 10, move |key| {
+        let controller = controller.clone();
+        async move { controller.sync(key).await }
+    });
+}
+
+/// A resource of discovery whose objects live in namespaces.
+struct Listed {
+    group: String,
+    version: String,
+    resource: String,
+    can_delete_collection: bool,
+}
+
+/// What emptying a namespace met.
+#[derive(Default)]
+struct Remains {
+    discovery_error: Option<String>,
+    errors: Vec<String>,
+    /// Objects left, by `resource.group`.
+    left: BTreeMap<String, usize>,
+    /// Objects left that carry a finalizer, by finalizer.
+    finalizers: BTreeMap<String, usize>,
+}
+
+impl Controller {
+    async fn sync(&self, key: ObjectKey) -> SyncResult {
+        let Some(item) = self.namespaces.get_key(&key) else { return Ok(None) };
+        let namespace = &item.value;
+        if namespace.at(&["metadata", "deletionTimestamp"]).is_none() {
+            return Ok(None);
+        }
+        let finalizers = namespace.items_at(&["spec", "finalizers"]);
+        if !finalizers.iter().any(|finalizer| finalizer.as_str() == Some(FINALIZER)) {
+            return Ok(None);
+        }
+        let remains = self.empty(&key.name).await;
+        let clean = remains.discovery_error.is_none() && remains.errors.is_empty() && remains.left.is_empty();
+        self.tell(namespace, &remains).await?;
+        if clean {
+            self.finalize(namespace).await?;
+            return Ok(None);
+        }
+        let problem = remains.discovery_error.or_else(|| remains.errors.first().cloned());
+        match problem {
+            Some(problem) => Err(SyncError::Object(problem)),
+            // Pods take their grace period; everything else waits for somebody's finalizer.
+            None => Ok(Some(Duration::from_secs(if remains.left.contains_key("pods") { 1 } else { 2 }))),
+        }
+    }
+
+    async fn empty(&self, namespace: &str) -> Remains {
+        let mut remains = Remains::default();
+        let resources = match self.discover().await {
+            Ok((resources, error)) => {
+                remains.discovery_error = error;
+                resources
+            }
+            Err(error) => {
+                remains.discovery_error = Some(error.to_string());
+                return remains;
+            }
+        };
+        for resource in &resources {
+            if let Err(error) = self.empty_resource(namespace, resource, &mut remains).await {
+                remains.errors.push(format!("{}.{}: {error}", resource.resource, resource.group));
+            }
+        }
+        remains
+    }
+
+    async fn empty_resource(
+        &self,
+        namespace: &str,
+        resource: &Listed,
+        remains: &mut Remains,
+    ) -> Result<(), ClientError> {
+        let api = self.client.namespaced(&resource.group, &resource.version, &resource.resource, namespace);
+        let all = ListOptions::default();
+        if resource.can_delete_collection {
+            let background = skiff_client::api::delete_options("", "Background");
+            api.delete_collection(&all, Some(&background)).await?;
+        }
+        let page = api.list(&all).await?;
+        if !resource.can_delete_collection {
+            for object in &page.items {
+                let name = object.tree().str_at(&["metadata", "name"]);
+                let background = skiff_client::api::delete_options("", "Background");
+                match api.delete(name, Some(&background)).await {
+                    Ok(_) => (),
+                    Err(error) if error.is_not_found() => (),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if page.items.is_empty() {
+            return Ok(());
+        }
+        let name = if resource.group.is_empty() {
+            resource.resource.clone()
+        } else {
+            format!("{}.{}", resource.resource, resource.group)
+        };
+        remains.left.insert(name, page.items.len());
+        for object in &page.items {
+            for finalizer in object.tree().items_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str) {
+                *remains.finalizers.entry(finalizer.to_owned()).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Namespaced resources that can be listed and deleted, in their preferred versions; and what kept discovery from
+    /// being complete.
+    async fn discover(&self) -> Result<(Vec<Listed>, Option<String>), ClientError> {
+        let mut groups = vec![(String::new(), "v1".to_owned())];
+        let list = self.client.request(http::Method::GET, "/apis", None, skiff_net::Body::Empty).await?;
+        for group in list.items_at(&["groups"]) {
+            let version = group.str_at(&["preferredVersion", "version"]);
+            groups.push((group.str_at(&["name"]).to_owned(), version.to_owned()));
+        }
+        let mut found = Vec::new();
+        let mut problem = None;
+        for (group, version) in groups {
+            let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+            match self.client.request(http::Method::GET, &path, None, skiff_net::Body::Empty).await {
+                Ok(list) => found.extend(list.items_at(&["resources"]).iter().filter_map(|resource| {
+                    let verbs = resource.items_at(&["verbs"]);
+                    let can = |verb: &str| verbs.iter().any(|known| known.as_str() == Some(verb));
+                    let name = resource.str_at(&["name"]);
+                    let namespaced = resource.get("namespaced").and_then(Value::as_bool) == Some(true);
+                    (namespaced && !name.contains('/') && can("delete") && can("list")).then(|| Listed {
+                        group: group.clone(),
+                        version: version.clone(),
+                        resource: name.to_owned(),
+                        can_delete_collection: can("deletecollection"),
+                    })
+                })),
+                Err(error) => problem = Some(format!("{path}: {error}")),
+            }
+        }
+        Ok((found, problem))
+    }
+
+    /// Writes the conditions that changed.
+    async fn tell(&self, namespace: &Value, remains: &Remains) -> Result<(), SyncError> {
+        let timestamp = time(self.clock.wall());
+        let mut conditions = namespace.items_at(&["status", "conditions"]).to_vec();
+        for (ty, reason_bad, reason_good, bad, good) in told(remains) {
+            let known = conditions.iter().any(|condition| condition.str_at(&["type"]) == ty);
+            if bad.is_none() && !known && remains.errors.is_empty() && remains.left.is_empty() {
+                continue;
+            }
+            let (status, reason) = if bad.is_some() { ("True", reason_bad) } else { ("False", reason_good) };
+            let condition = object! {
+                "type": ty, "status": status, "reason": reason, "message": bad.unwrap_or_else(|| good.to_owned()),
+                "lastTransitionTime": timestamp.as_str(),
+            };
+            conditions = set_condition(&conditions, condition);
+        }
+        if conditions == namespace.items_at(&["status", "conditions"]) {
+            return Ok(());
+        }
+        let mut updated = namespace.clone();
+        if let Some(map) = updated.as_object_mut() {
+            map.object_mut("status").insert("conditions", conditions);
+        }
+        let api = self.client.all("", "v1", "namespaces");
+        let name = namespace.str_at(&["metadata", "name"]);
+        match api.replace(name, "status", &updated, &WriteOptions::default()).await {
+            Ok(written) => {
+                self.namespaces.wait_for(&ObjectKey::new("", name), &written).await;
+                Ok(())
+            }
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn finalize(&self, namespace: &Value) -> Result<(), SyncError> {
+        let api = self.client.all("", "v1", "namespaces");
+        let name = namespace.str_at(&["metadata", "name"]);
+        let Some(mut current) = api.fetch_optional(name).await? else { return Ok(()) };
+        if let Some(finalizers) = current.get_mut("spec").and_then(|spec| spec.get_mut("finalizers")) {
+            if let Some(list) = finalizers.as_array_mut() {
+                list.retain(|finalizer| finalizer.as_str() != Some(FINALIZER));
+            }
+        }
+        match api.replace(name, "finalize", &current, &WriteOptions::default()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+type Row = (&'static str, &'static str, &'static str, Option<String>, &'static str);
+
+/// The five conditions of a terminating namespace: type, reason when bad, reason when good, what is bad, what is good.
+fn told(remains: &Remains) -> [Row; 5] {
+    let counted = |map: &BTreeMap<String, usize>, text: &dyn Fn(&str, usize) -> String| {
+        let parts: Vec<String> = map.iter().map(|(name, count)| text(name, *count)).collect();
+        parts.join(", ")
+    };
+    let left = (!remains.left.is_empty()).then(|| {
+        let list = counted(&remains.left, &|name, count| format!("{name} has {count} resource instances"));
+        format!("Some resources are remaining: {list}")
+    });
+    let finalizers = (!remains.finalizers.is_empty()).then(|| {
+        let list = counted(&remains.finalizers, &|name, count| format!("{name} in {count} resource instances"));
+        format!("Some content in the namespace has finalizers remaining: {list}")
+    });
+    let content = (!remains.errors.is_empty()).then(|| {
+        format!(
+            "Failed to delete all resource types, {} remaining: {}",
+            remains.errors.len(),
+            remains.errors.join(", ")
+        )
+    });
+    [
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            "DiscoveryFailed",
+            "ResourcesDiscovered",
+            remains.discovery_error.as_ref().map(|error| format!("Discovery failed for some groups: {error}")),
+            "All resources successfully discovered",
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "GroupVersionParsingFailed",
+            "ParsedGroupVersions",
+            None,
+            "All legacy kube types successfully parsed",
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            "ContentDeletionFailed",
+            "ContentDeleted",
+            content,
+            "All content successfully deleted, may be waiting on finalization",
+        ),
+        (
+            "NamespaceContentRemaining",
+            "SomeResourcesRemain",
+            "ContentRemoved",
+            left,
+            "All content successfully removed",
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            "SomeFinalizersRemain",
+            "ContentHasNoFinalizers",
+            finalizers,
+            "All content-preserving finalizers finished",
+        ),
+    ]
+}

@@ -1,0 +1,230 @@
+//! What controllers need to know of a pod, and how a template becomes one.
+
+use skiff_client::Projection;
+use skiff_machinery::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Seconds since the epoch of a `metav1.Time`; `None` when absent or malformed.
+pub fn seconds(tree: &Value, path: &[&str]) -> Option<i64> {
+    let text = tree.at(path)?.as_str()?;
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
+}
+
+/// Condition `ty` of an object's status.
+pub fn condition<'t>(tree: &'t Value, ty: &str) -> Option<&'t Value> {
+    tree.items_at(&["status", "conditions"]).iter().find(|condition| condition.str_at(&["type"]) == ty)
+}
+
+/// `status.phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the variants are upstream's constants")]
+pub enum Phase {
+    Pending,
+    Unknown,
+    Running,
+    Succeeded,
+    Failed,
+}
+
+/// The controller of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Owner {
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: Arc<str>,
+}
+
+/// What controllers need to know of a pod: small, because there is one for every pod of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodView {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The annotations that decide something.
+    pub annotations: BTreeMap<String, String>,
+    /// Finalizers.
+    pub finalizers: Vec<String>,
+    /// Its controller.
+    pub controller: Option<Owner>,
+    /// `spec.nodeName`; empty while it has none.
+    pub node_name: Arc<str>,
+    /// Phase.
+    pub phase: Phase,
+    /// Since when it is ready, in seconds since the epoch; `None` when it is not.
+    pub ready_since: Option<i64>,
+    /// Creation, in seconds since the epoch.
+    pub created: i64,
+    /// Deletion, when it has begun, in seconds since the epoch.
+    pub deleted: Option<i64>,
+    /// Sum of its containers' restarts.
+    pub restarts: i64,
+    /// Addresses.
+    pub ips: Vec<String>,
+    /// Named container ports: name, protocol, number.
+    pub ports: Vec<(String, String, i64)>,
+    /// Hostname and subdomain, for headless services.
+    pub hostname: String,
+    /// See [`PodView::hostname`].
+    pub subdomain: String,
+    /// Uses the node's network.
+    pub host_network: bool,
+    /// `spec.tolerations` as said.
+    pub tolerations: Arc<[Value]>,
+    /// The first required node-affinity name that a DaemonSet pod carries before it has a node.
+    pub target_node: Option<String>,
+    /// Exit codes of containers that ended: container name, exit code.
+    pub exit_codes: Vec<(String, i64)>,
+    /// Condition types with status True that job policies look at.
+    pub true_conditions: Vec<String>,
+    /// When the last container ended, in seconds since the epoch.
+    pub finished: Option<i64>,
+    /// `status.reason`.
+    pub reason: String,
+}
+
+/// Annotations that some controller reads.
+const READ_ANNOTATIONS: [&str; 2] =
+    ["controller.kubernetes.io/pod-deletion-cost", "batch.kubernetes.io/job-completion-index"];
+
+fn texts(map: Option<&Map>, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+    let entries = map.into_iter().flat_map(Map::iter).filter(|(key, _)| wanted(key));
+    entries.map(|(key, value)| (key.to_string(), value.as_str().unwrap_or_default().to_owned())).collect()
+}
+
+fn named_node(spec: &Value) -> Option<String> {
+    let required = spec.at(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"])?;
+    let fields = required.items_at(&["nodeSelectorTerms"]).iter().flat_map(|term| term.items_at(&["matchFields"]));
+    let by_name = fields
+        .filter(|field| field.str_at(&["key"]) == "metadata.name")
+        .find_map(|field| field.items_at(&["values"]).first().and_then(Value::as_str));
+    by_name.map(str::to_owned)
+}
+
+impl Projection for PodView {
+    fn project(tree: &Arc<Value>) -> Result<Self, String> {
+        let phase = match tree.str_at(&["status", "phase"]) {
+            "Running" => Phase::Running,
+            "Succeeded" => Phase::Succeeded,
+            "Failed" => Phase::Failed,
+            "Unknown" => Phase::Unknown,
+            _ => Phase::Pending,
+        };
+        let ready = condition(tree, "Ready").filter(|ready| ready.str_at(&["status"]) == "True");
+        let controller = crate::ownership::controller_of(tree).map(|owner| Owner {
+            kind: owner.str_at(&["kind"]).to_owned(),
+            name: owner.str_at(&["name"]).to_owned(),
+            uid: owner.str_at(&["uid"]).into(),
+        });
+        let statuses = tree.items_at(&["status", "containerStatuses"]);
+        let restarts = statuses.iter().filter_map(|status| status.get("restartCount").and_then(Value::as_int)).sum();
+        let ended = |status: &Value| {
+            let code = status.at(&["state", "terminated", "exitCode"]).and_then(Value::as_int)?;
+            Some((status.str_at(&["name"]).to_owned(), code))
+        };
+        let mut ips: Vec<String> =
+            tree.items_at(&["status", "podIPs"]).iter().map(|ip| ip.str_at(&["ip"]).to_owned()).collect();
+        let ip = tree.str_at(&["status", "podIP"]);
+        if ips.is_empty() && !ip.is_empty() {
+            ips.push(ip.to_owned());
+        }
+        let empty = Value::Null;
+        let spec = tree.get("spec").unwrap_or(&empty);
+        let sidecar = |container: &&Value| container.str_at(&["restartPolicy"]) == "Always";
+        let containers =
+            spec.items_at(&["containers"]).iter().chain(spec.items_at(&["initContainers"]).iter().filter(sidecar));
+        let ports = containers.flat_map(|container| container.items_at(&["ports"])).map(|port| {
+            let number = port.get("containerPort").and_then(Value::as_int).unwrap_or(0);
+            (port.str_at(&["name"]).to_owned(), port.str_at(&["protocol"]).to_owned(), number)
+        });
+        let true_conditions = tree.items_at(&["status", "conditions"]).iter();
+        let finalizers = tree.items_at(&["metadata", "finalizers"]).iter();
+        Ok(Self {
+            labels: texts(tree.object_at(&["metadata", "labels"]), |_| true),
+            annotations: texts(tree.object_at(&["metadata", "annotations"]), |key| READ_ANNOTATIONS.contains(&key)),
+            finalizers: finalizers.filter_map(Value::as_str).map(str::to_owned).collect(),
+            controller,
+            node_name: spec.str_at(&["nodeName"]).into(),
+            phase,
+            ready_since: ready.map(|ready| seconds(ready, &["lastTransitionTime"]).unwrap_or(0)),
+            created: seconds(tree, &["metadata", "creationTimestamp"]).unwrap_or(0),
+            deleted: seconds(tree, &["metadata", "deletionTimestamp"]),
+            restarts,
+            ips,
+            ports: ports.collect(),
+            hostname: spec.str_at(&["hostname"]).to_owned(),
+            subdomain: spec.str_at(&["subdomain"]).to_owned(),
+            host_network: spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false),
+            tolerations: spec.items_at(&["tolerations"]).into(),
+            target_node: named_node(spec),
+            exit_codes: statuses.iter().filter_map(ended).collect(),
+            true_conditions: true_conditions
+                .filter(|condition| condition.str_at(&["status"]) == "True")
+                .map(|condition| condition.str_at(&["type"]).to_owned())
+                .collect(),
+            finished: statuses
+                .iter()
+                .filter_map(|status| seconds(status, &["state", "terminated", "finishedAt"]))
+                .max(),
+            reason: tree.str_at(&["status", "reason"]).to_owned(),
+        })
+    }
+}
+
+impl PodView {
+    /// Whether it still runs or may run (`controller.IsPodActive`).
+    pub fn is_active(&self) -> bool {
+        self.phase != Phase::Succeeded && self.phase != Phase::Failed && self.deleted.is_none()
+    }
+    /// Whether it is ready.
+    pub fn is_ready(&self) -> bool {
+        self.ready_since.is_some()
+    }
+    /// Whether it has been ready for `min_ready` seconds.
+    pub fn is_available(&self, min_ready: i64, now: i64) -> bool {
+        self.ready_since.is_some_and(|since| min_ready == 0 || since + min_ready <= now)
+    }
+}
+
+/// The pod of a template: labels, annotations, finalizers and spec, owned by `reference`. `name` is a `generateName`
+/// prefix unless `exact`.
+pub fn from_template(template: &Value, reference: Value, name: &str, exact: bool) -> Value {
+    let mut metadata = Map::new();
+    for key in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = template.at(&["metadata", key]).filter(|value| !value.is_null()) {
+            metadata.insert(key, value.clone());
+        }
+    }
+    metadata.insert(if exact { "name" } else { "generateName" }, name);
+    metadata.insert("ownerReferences", vec![reference]);
+    skiff_machinery::object! {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": template.get("spec").cloned().unwrap_or_default(),
+    }
+}
+
+/// Which of two pods goes first when there are too many: `Less` goes first
+/// (`controller.ActivePodsWithRanks`). `rank` counts related pods on the same node.
+pub fn deletion_order(one: (&PodView, usize), other: (&PodView, usize)) -> std::cmp::Ordering {
+    let cost = |pod: &PodView| {
+        let text = pod.annotations.get("controller.kubernetes.io/pod-deletion-cost");
+        text.and_then(|text| text.parse::<i32>().ok()).unwrap_or(0)
+    };
+    let ((one, one_rank), (other, other_rank)) = (one, other);
+    let assigned = |pod: &PodView| !pod.node_name.is_empty();
+    // Ready for a shorter time goes first; upstream compares on a logarithmic scale, so small differences do not count.
+    let magnitude = |since: Option<i64>| since.unwrap_or(i64::MAX);
+    assigned(one)
+        .cmp(&assigned(other))
+        .then(one.phase.cmp(&other.phase))
+        .then(one.is_ready().cmp(&other.is_ready()))
+        .then(cost(one).cmp(&cost(other)))
+        .then(other_rank.cmp(&one_rank))
+        .then(magnitude(other.ready_since).cmp(&magnitude(one.ready_since)))
+        .then(other.restarts.cmp(&one.restarts))
+        .then(other.created.cmp(&one.created))
+}
