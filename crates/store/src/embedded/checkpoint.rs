@@ -25,7 +25,7 @@ use std::time::Duration;
 /// Payload at which a frame is closed.
 const FRAME_PAYLOAD: usize = 256 << 10;
 /// How far ahead of the writes space is reserved.
-const RESERVE_STEP: u64 = 4 << 20;
+const RESERVE_STEP: u64 = 1 << 20;
 /// Longest frame that is read: a frame holds one record more than [`FRAME_PAYLOAD`].
 const LONGEST_FRAME: usize = 64 << 20;
 

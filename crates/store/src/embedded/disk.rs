@@ -5,6 +5,7 @@
 //! unsynced write may be there, be missing, or be there in any of its 512-byte sectors. Space that
 //! [`DiskFile::allocate`] granted is not refused later.
 
+use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -29,6 +30,8 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes names durable.
     fn sync_directory(&self) -> io::Result<()>;
+    /// Lets go of what keeps others out; nothing is asked of the disk afterwards.
+    fn release(&self) {}
     /// What people call this disk, for messages.
     fn describe(&self) -> String;
 }
@@ -58,7 +61,7 @@ pub fn is_full(error: &io::Error) -> bool {
 pub struct Directory {
     path: PathBuf,
     handle: File,
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 const LOCK: &str = "LOCK";
@@ -105,7 +108,7 @@ impl Directory {
         {
             tracing::debug!(%error, "the lock file does not name its holder");
         }
-        Ok(Self { path: path.to_owned(), handle, _lock: lock })
+        Ok(Self { path: path.to_owned(), handle, lock: Mutex::new(Some(lock)) })
     }
 }
 
@@ -157,6 +160,10 @@ impl Disk for Directory {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.handle.sync_all()
+    }
+
+    fn release(&self) {
+        self.lock.lock().take();
     }
 
     fn describe(&self) -> String {

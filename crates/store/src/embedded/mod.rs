@@ -304,6 +304,8 @@ impl Embedded {
         let why = StoreError::Unavailable("it is closed".into());
         self.shared.state.write().failed.get_or_insert(why.clone());
         self.shared.close_watches(why);
+        // Watches and tasks that end a little later hold on to the rest, but not to the directory.
+        self.shared.disk.release();
     }
 
     /// Enters a write, waiting for room in the log.

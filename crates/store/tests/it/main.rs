@@ -2,5 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
+mod directory;
 mod faults;
+mod history;
+mod kill;
 mod world;
