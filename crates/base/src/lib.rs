@@ -6,5 +6,6 @@
 //! **Must never know** any component, the network or the store.
 
 pub mod clock;
+pub mod metrics;
 pub mod pki;
 pub mod task;
