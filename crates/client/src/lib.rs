@@ -11,6 +11,7 @@ pub mod api;
 pub mod backoff;
 pub mod error;
 pub mod events;
+pub mod http;
 pub mod informer;
 pub mod leader;
 pub mod queue;
@@ -19,6 +20,7 @@ pub mod watch;
 
 pub use api::{Api, Client, ListOptions, ListPage, Patch, Projection, Tree, WriteOptions};
 pub use error::ClientError;
+pub use http::Kubeconfig;
 pub use informer::{Informer, InformerOptions, Store};
 pub use queue::WorkQueue;
 pub use transport::Transport;
