@@ -1,0 +1,79 @@
+//! What stands below every write: one compare-and-set of one key.
+//!
+//! The writer prepares the new entry with everything it already knows, leaves it for the feed, and writes its bytes. When
+//! the change log brings them back the feed finds the entry and puts it into the cache as it is: nothing is decoded or
+//! encoded twice.
+
+use super::cache::Entry;
+use super::respond::Scope;
+use super::{Registry, store_error};
+use bytes::Bytes;
+use skiff_machinery::{ApiError, Value};
+use skiff_store::{Compare, Condition, LeaseId, Op, Ordering, RangeRequest, Revision, Txn};
+use std::sync::Arc;
+
+/// Largest object that is stored (etcd's request limit, `--max-request-bytes`).
+const MAX_STORED: usize = 3 * 1024 * 1024 / 2;
+
+impl Registry {
+    /// An entry for a tree in the storage version; it is not written yet.
+    pub(super) fn prepare(&self, scope: &Scope, key: Bytes, mut tree: Value) -> Entry {
+        let codec = scope.cache.codec();
+        let stored = codec.encode_stored(&mut tree);
+        let entry = Entry::prepared(key, scope.cache.prefix().len(), stored, Arc::clone(scope.cache.ledger()));
+        entry.expect_tree(tree, codec);
+        entry
+    }
+
+    /// Writes a prepared entry when the key is at `expected` (0: does not exist). `Ok(false)` when it is not.
+    pub(super) async fn put(&self, entry: &Arc<Entry>, expected: Revision, lease: LeaseId) -> Result<bool, ApiError> {
+        if entry.stored().len() > MAX_STORED {
+            return Err(ApiError::too_large(format!(
+                "etcdserver: request is too large: {} bytes",
+                entry.stored().len()
+            )));
+        }
+        let key = entry.key().clone();
+        let txn = Txn {
+            compares: vec![Compare { key: key.clone(), condition: Condition::ModRevision(Ordering::Equal, expected) }],
+            success: vec![Op::Put { key, value: entry.stored().clone(), lease, previous: false }],
+            failure: Vec::new(),
+        };
+        self.feed.handoff().put(entry);
+        match self.store.txn(txn).await {
+            Ok(answer) if answer.succeeded => {
+                entry.commit(answer.revision);
+                Ok(true)
+            }
+            Ok(_) => {
+                self.feed.handoff().forget(entry);
+                Ok(false)
+            }
+            Err(error) => {
+                // Unless the outcome is unknown: then the feed may still bring it, and an entry left behind is harmless.
+                if !matches!(error, skiff_store::StoreError::OutcomeUnknown(_)) {
+                    self.feed.handoff().forget(entry);
+                }
+                Err(store_error(error))
+            }
+        }
+    }
+
+    /// Deletes a key when it is at `expected`: the revision of the deletion, `None` when it is not.
+    pub(super) async fn remove(&self, key: Bytes, expected: Revision) -> Result<Option<Revision>, ApiError> {
+        let txn = Txn {
+            compares: vec![Compare { key: key.clone(), condition: Condition::ModRevision(Ordering::Equal, expected) }],
+            success: vec![Op::Delete { range: skiff_store::KeyRange::key(key), previous: false }],
+            failure: Vec::new(),
+        };
+        let answer = self.store.txn(txn).await.map_err(store_error)?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+
+    /// Whether a key exists now, asked of the store itself.
+    pub(super) async fn exists(&self, key: Bytes) -> Result<bool, ApiError> {
+        let range = skiff_store::KeyRange::key(key);
+        let request = RangeRequest { range, revision: None, limit: 1, keys_only: true, count_only: true };
+        Ok(self.store.range(request).await.map_err(store_error)?.count > 0)
+    }
+}

@@ -1,0 +1,5 @@
+//! The API server from its first filter down, in process.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod api;
+mod verbs;
