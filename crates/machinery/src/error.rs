@@ -155,7 +155,7 @@ fn show(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(flag) => flag.to_string(),
         Value::Int(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
+        Value::Float(number) => crate::codec::scalar::go_float(*number),
         Value::String(text) => quote(text),
         structure => crate::codec::json::to_string(structure),
     }
@@ -227,6 +227,16 @@ impl FieldError {
     pub fn not_supported<S: AsRef<str>>(path: &FieldPath<'_>, value: impl Into<Value>, supported: &[S]) -> Self {
         let mut names: Vec<String> = supported.iter().map(|name| quote(name.as_ref())).collect();
         names.sort();
+        let detail = if names.is_empty() { String::new() } else { format!("supported values: {}", names.join(", ")) };
+        Self::with_value(FieldErrorType::NotSupported, path, &value.into(), &detail)
+    }
+    /// The same with `supported` listed as it stands, as upstream does for values that a schema lists.
+    pub fn not_supported_in_order<S: AsRef<str>>(
+        path: &FieldPath<'_>,
+        value: impl Into<Value>,
+        supported: &[S],
+    ) -> Self {
+        let names: Vec<String> = supported.iter().map(|name| quote(name.as_ref())).collect();
         let detail = if names.is_empty() { String::new() } else { format!("supported values: {}", names.join(", ")) };
         Self::with_value(FieldErrorType::NotSupported, path, &value.into(), &detail)
     }

@@ -48,6 +48,17 @@ pub(crate) fn double(number: f64) -> Value {
     Value::Float(number)
 }
 
+/// Go's `strconv.FormatFloat(number, 'g', -1, 64)`, which is also its `%v`.
+pub(crate) fn go_float(number: f64) -> String {
+    let text = format!("{number:e}");
+    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    if exponent.parse().is_ok_and(|exponent: i32| (-4..6).contains(&exponent)) {
+        return format!("{number}");
+    }
+    let (sign, size) = exponent.strip_prefix('-').map_or(('+', exponent), |size| ('-', size));
+    format!("{digits}e{sign}{size:0>2}")
+}
+
 /// `[]byte`: standard base64, in which Go overlooks line ends.
 pub(crate) fn bytes_from_text(text: &str) -> Outcome {
     decode_base64(text).map(|bytes| bytes_to_text(&bytes))

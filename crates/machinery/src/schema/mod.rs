@@ -5,6 +5,7 @@
 //! ask where it came from.
 
 pub mod builtin;
+pub mod structural;
 
 use crate::value::Name;
 use std::sync::{Arc, OnceLock};

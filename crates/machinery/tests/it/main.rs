@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
 mod roundtrip;
+mod structural;
 mod upstream_cases;

@@ -103,7 +103,7 @@ impl Writer {
             Value::Null => self.push("null"),
             Value::Bool(flag) => self.push(if *flag { "true" } else { "false" }),
             Value::Int(number) => self.push(itoa::Buffer::new().format(*number)),
-            Value::Float(number) => self.push(&float(*number)),
+            Value::Float(number) => self.push(&crate::codec::scalar::go_float(*number)),
             Value::String(text) => self.text(text, indent, key),
             Value::Array(_) => self.push("[]"),
             Value::Object(_) => self.push("{}"),
@@ -329,17 +329,6 @@ fn is_printable(symbol: char) -> bool {
 /// Whether a key can stand before its colon: short and on one line.
 fn is_simple_key(name: &str) -> bool {
     name.len() <= 128 && !name.contains('\n')
-}
-
-/// Go's `strconv.FormatFloat(number, 'g', -1, 64)`.
-fn float(number: f64) -> String {
-    let text = format!("{number:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    if exponent.parse().is_ok_and(|exponent: i32| (-4..6).contains(&exponent)) {
-        return format!("{number}");
-    }
-    let (sign, size) = exponent.strip_prefix('-').map_or(('+', exponent), |size| ('-', size));
-    format!("{digits}e{sign}{size:0>2}")
 }
 
 /// Sorts by [`comes_before`]. That is no total order (`a10` < `a1b` < `a01` < `a10`), and the standard library's sorts may

@@ -1,0 +1,144 @@
+//! Custom resources: the structural schema of a `CustomResourceDefinition`, and what is done with it.
+//!
+//! A schema is parsed once, when its definition is accepted ([`Structural::parse`]), and then used for each object in
+//! upstream's order: [`coerce_metadata`], [`Structural::prune`], [`Structural::default`], [`Structural::validate`].
+//! [`Structural::to_type`] gives the same schema as a [`Type`](super::Type), for patches and apply.
+//!
+//! Mirrors `k8s.io/apiextensions-apiserver/pkg/apiserver/schema` (`convert.go`, `pruning`, `defaulting`, `listtype`),
+//! `pkg/apiserver/validation` and, below it, `k8s.io/kube-openapi/pkg/validation`.
+//!
+//! Not here yet: validation rules in CEL (`x-kubernetes-validations`); whoever accepts a definition asks
+//! [`Structural::rules`] and refuses, or warns about, what it finds. The formats `isbn`, `isbn10`, `isbn13` and
+//! `creditcard` are not checked.
+
+mod check;
+mod defaulting;
+mod format;
+mod parse;
+mod pattern;
+mod prune;
+mod to_type;
+mod validate;
+
+pub use check::check;
+pub use prune::coerce_metadata;
+
+use crate::schema::ListKind;
+use crate::value::{Name, Value};
+use regex::Regex;
+use std::sync::Arc;
+
+/// A parsed schema. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Structural(Arc<Node>);
+
+/// `type` of a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JsonType {
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+/// `additionalProperties`.
+#[derive(Debug, Default)]
+enum Additional {
+    #[default]
+    Absent,
+    Bool(bool),
+    Node(Box<Node>),
+}
+
+impl Additional {
+    fn node(&self) -> Option<&Node> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Absent | Self::Bool(_) => None,
+        }
+    }
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+/// One level of a schema.
+#[derive(Debug, Default)]
+struct Node {
+    ty: Option<JsonType>,
+    format: String,
+    nullable: bool,
+    default: Option<Value>,
+    /// Sorted by name.
+    properties: Vec<(Name, Node)>,
+    additional: Additional,
+    items: Option<Box<Node>>,
+    preserve_unknown: bool,
+    embedded_resource: bool,
+    int_or_string: bool,
+    list: ListKind,
+    atomic_map: bool,
+    limits: Limits,
+    all_of: Vec<Node>,
+    any_of: Vec<Node>,
+    one_of: Vec<Node>,
+    not: Option<Box<Node>>,
+    /// How many rules in CEL stand at this level.
+    rules: usize,
+}
+
+/// What a value must keep to.
+#[derive(Debug, Default)]
+struct Limits {
+    allowed: Vec<Value>,
+    required: Vec<Name>,
+    maximum: Option<f64>,
+    exclusive_maximum: bool,
+    minimum: Option<f64>,
+    exclusive_minimum: bool,
+    multiple_of: Option<f64>,
+    max_length: Option<i64>,
+    min_length: Option<i64>,
+    pattern: Option<(String, Regex)>,
+    max_items: Option<i64>,
+    min_items: Option<i64>,
+    unique_items: bool,
+    max_properties: Option<i64>,
+    min_properties: Option<i64>,
+}
+
+impl Node {
+    fn property(&self, name: &str) -> Option<&Node> {
+        let found = self.properties.binary_search_by(|(known, _)| known.as_str().cmp(name));
+        found.ok().map(|index| &self.properties[index].1)
+    }
+    /// The schema of a key: its own, or that of additional ones. The outer `None`: the key is unknown.
+    fn key(&self, name: &str) -> Option<Option<&Node>> {
+        match self.property(name) {
+            Some(node) => Some(Some(node)),
+            None if self.additional.is_absent() => None,
+            None => Some(self.additional.node()),
+        }
+    }
+    /// Levels directly below, value validations included.
+    fn children(&self) -> impl Iterator<Item = &Node> {
+        let properties = self.properties.iter().map(|(_, node)| node);
+        let single = [self.additional.node(), self.items.as_deref(), self.not.as_deref()].into_iter().flatten();
+        properties.chain(single).chain(&self.all_of).chain(&self.any_of).chain(&self.one_of)
+    }
+}
+
+impl Structural {
+    /// How many validation rules in CEL the schema has, at all levels.
+    pub fn rules(&self) -> usize {
+        fn count(node: &Node) -> usize {
+            node.rules + node.children().map(count).sum::<usize>()
+        }
+        count(&self.0)
+    }
+}
+
+/// The fields that every object has, whatever its schema says.
+const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
