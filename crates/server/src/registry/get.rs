@@ -1,11 +1,11 @@
 //! One object.
 
+use super::Registry;
 use super::cache::Entry;
 use super::respond::Scope;
-use super::{Registry, store_error};
 use skiff_machinery::error::{Cause, Details};
 use skiff_machinery::{ApiError, Reason};
-use skiff_store::{KeyRange, RangeRequest, Revision};
+use skiff_store::Revision;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,24 +72,5 @@ impl Registry {
         }
         let found = scope.cache.get(&scope.key(namespace, name));
         found.ok_or_else(|| ApiError::not_found(&scope.resource.name, name))
-    }
-
-    /// An object straight from the store.
-    pub(super) async fn fetch_entry(
-        &self,
-        scope: &Scope,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Entry>, ApiError> {
-        let key = scope.key(namespace, name);
-        let request =
-            RangeRequest { range: KeyRange::key(key), revision: None, limit: 1, keys_only: false, count_only: false };
-        let answer = self.store.range(request).await.map_err(store_error)?;
-        let prefix = scope.cache.prefix().len();
-        Ok(answer
-            .kvs
-            .into_iter()
-            .next()
-            .map(|kv| Entry::new(kv.key, prefix, kv.mod_revision, kv.value, Arc::clone(scope.cache.ledger()))))
     }
 }

@@ -45,6 +45,7 @@ pub mod wire;
 mod write;
 
 pub use resources::Resources;
+pub(crate) use respond::tree as tree_answer;
 
 use crate::admission::Plugin;
 use crate::kinds::Resource;

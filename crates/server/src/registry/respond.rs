@@ -210,7 +210,7 @@ pub(super) async fn object(
 }
 
 /// Answers with a tree that is no object of the cache (a `Scale`, a review), in its own schema.
-pub(super) fn tree(status: StatusCode, tree: &Value, schema: &Type, accepted: Accepted) -> Response<Body> {
+pub(crate) fn tree(status: StatusCode, tree: &Value, schema: &Type, accepted: Accepted) -> Response<Body> {
     let bytes: Bytes = match accepted.format {
         Format::Protobuf => {
             wire::encode_protobuf(tree, schema, tree.str_at(&["apiVersion"]), tree.str_at(&["kind"])).into()

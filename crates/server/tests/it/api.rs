@@ -75,6 +75,17 @@ pub(crate) fn call(method: &str, uri: &str) -> Call {
     Call { method: method.parse().unwrap(), uri: uri.to_owned(), headers: HeaderMap::new(), body: Bytes::new() }
 }
 
+/// What the filters would have found out.
+pub(crate) fn context(parts: &http::request::Parts) -> RequestContext {
+    let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query()).unwrap();
+    RequestContext {
+        user: Arc::new(UserInfo { name: "tester".to_owned(), ..UserInfo::default() }),
+        info: Arc::new(info),
+        dry_run: false,
+        now: "2026-01-02T03:04:05Z".to_owned(),
+    }
+}
+
 impl Api {
     pub(crate) async fn new() -> Self {
         Self::over(skiff_store::testing::memory(), Limits::default()).await
@@ -94,13 +105,7 @@ impl Api {
         let mut request = http::Request::builder().method(call.method).uri(&call.uri);
         *request.headers_mut().unwrap() = call.headers;
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query()).unwrap();
-        let context = RequestContext {
-            user: Arc::new(UserInfo { name: "tester".to_owned(), ..UserInfo::default() }),
-            info: Arc::new(info),
-            dry_run: false,
-            now: "2026-01-02T03:04:05Z".to_owned(),
-        };
+        let context = context(&parts);
         self.registry.answer(ApiRequest { context, parts, body: call.body.into(), peer: Peer::default() }).await
     }
 
