@@ -263,7 +263,6 @@ pub fn attrs_at(bytes: &[u8], skip: usize) -> impl Iterator<Item = Attr<'_>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
