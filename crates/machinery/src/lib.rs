@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`value`] (the tree), then [`schema`] (what gives a tree its meaning), then [`codec`].
 
+pub mod apply;
 pub mod codec;
 pub mod error;
 pub mod field;

@@ -14,7 +14,7 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// Most bytes that `copy` operations of one patch may add (`JSONPatchMaxCopyBytes`).
 pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 /// Deepest tree that a patch may leave.
-const MAX_DEPTH: usize = 512;
+const MAX_DEPTH: usize = crate::codec::MAX_TREE_DEPTH;
 /// Most entries that insertions and removals of one patch may push aside.
 const MAX_SHIFTED: usize = 32 * 1024 * 1024;
 /// How often the true depth is measured before a patch that keeps deepening the document is refused.

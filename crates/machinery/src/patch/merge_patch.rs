@@ -6,7 +6,7 @@ use crate::value::{Map, Name, Value};
 use std::cmp::Ordering;
 
 /// Entries of two maps side by side, in key order.
-pub(super) fn join(left: Map, right: Map) -> impl Iterator<Item = (Name, Option<Value>, Option<Value>)> {
+pub(crate) fn join(left: Map, right: Map) -> impl Iterator<Item = (Name, Option<Value>, Option<Value>)> {
     let mut left = left.into_iter().peekable();
     let mut right = right.into_iter().peekable();
     std::iter::from_fn(move || {
@@ -28,7 +28,7 @@ pub(super) fn join(left: Map, right: Map) -> impl Iterator<Item = (Name, Option<
 }
 
 /// Entries that come sorted, as a map.
-pub(super) fn sorted(entries: Vec<(Name, Value)>) -> Map {
+pub(crate) fn sorted(entries: Vec<(Name, Value)>) -> Map {
     Map::from_entries(entries).0
 }
 

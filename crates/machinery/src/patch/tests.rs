@@ -136,8 +136,8 @@ fn json_patch_bombs() {
     let deepening = operations(&|_| r#"{"op":"copy","from":"/a","path":"/a/a"}"#.to_owned(), 20);
     let found = json_patch(r#"{"a":{"b":1}}"#, &deepening);
     assert!(!found.starts_with("error"), "each copy replaces the last");
-    let nested = (0..300).fold(Value::from(1), |inner, _| object! { "a": inner });
-    let path = "/a".repeat(299);
+    let nested = (0..600).fold(Value::from(1), |inner, _| object! { "a": inner });
+    let path = "/a".repeat(599);
     for op in ["copy", "move"] {
         let from = if op == "copy" { "/a" } else { "/b" };
         let patch = json(&format!(r#"[{{"op":"{op}","from":"{from}","path":"{path}"}}]"#));

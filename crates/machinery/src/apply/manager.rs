@@ -1,0 +1,561 @@
+//! What request handlers call (`managedfields/fieldmanager.go` and the managers it is stacked from).
+
+use super::compare::{Comparison, compare};
+use super::element::Element;
+use super::managed::{Entry, Identity, Managers, Operation};
+use super::merge::{field_set, merge, reconcile, remove, with_named_fields};
+use super::set::Set;
+use super::typed::{join_errors, validate};
+use super::{LAST_APPLIED_ANNOTATION, MAX_UPDATE_MANAGERS};
+use crate::codec::json;
+use crate::error::{ApiError, Cause, Reason};
+use crate::meta::{GroupVersion, GroupVersionKind};
+use crate::schema::{StructRef, StructType};
+use crate::value::{Map, Value};
+use std::sync::LazyLock;
+
+/// An object in another version of its kind.
+pub struct Versioned {
+    /// The object.
+    pub object: Value,
+    /// Its type.
+    pub ty: StructRef,
+    /// Fields that this version never tracks here.
+    pub reset_fields: Set,
+}
+
+/// Conversion between the versions of a kind.
+pub trait Versions {
+    /// The object in `api_version`; `None` when the kind is no longer served in it, in which case managers that spoke it
+    /// are forgotten.
+    fn convert(&self, object: &Value, api_version: &str) -> Result<Option<Versioned>, ApiError>;
+}
+
+/// For kinds with a single version.
+pub struct OneVersion;
+impl Versions for OneVersion {
+    fn convert(&self, _: &Value, _: &str) -> Result<Option<Versioned>, ApiError> {
+        Ok(None)
+    }
+}
+
+/// Keeps the `managedFields` of objects of one kind, in one version, through one (sub)resource.
+pub struct FieldManager<'a> {
+    /// The type of the objects given.
+    pub ty: &'a StructType,
+    /// Their kind and version.
+    pub gvk: &'a GroupVersionKind,
+    /// The subresource written through; empty for the object itself.
+    pub subresource: &'a str,
+    /// Fields which writes through here cannot change (`GetResetFields`).
+    pub reset_fields: &'a Set,
+    /// Other versions.
+    pub versions: &'a dyn Versions,
+}
+
+/// Fields that are never owned (`stripmeta.go`).
+static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
+    Set::of_fields(&[
+        &["apiVersion"],
+        &["kind"],
+        &["metadata"],
+        &["metadata", "name"],
+        &["metadata", "namespace"],
+        &["metadata", "creationTimestamp"],
+        &["metadata", "selfLink"],
+        &["metadata", "uid"],
+        &["metadata", "clusterName"],
+        &["metadata", "generation"],
+        &["metadata", "managedFields"],
+        &["metadata", "resourceVersion"],
+    ])
+});
+
+/// An error that upstream passes on as plain text: 500 without a reason.
+fn plain(message: String) -> ApiError {
+    ApiError::new(500, Reason::Unknown, message)
+}
+
+/// `isResetManagedFields`: an empty list, or one empty entry.
+fn is_reset(entries: Option<&Value>) -> bool {
+    match entries {
+        Some(Value::Array(entries)) => match entries.as_slice() {
+            [] => true,
+            [Value::Object(only)] => only.is_empty(),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn managed_fields(object: &Value) -> &[Value] {
+    object.items_at(&["metadata", "managedFields"])
+}
+
+fn without_managed_fields(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
+}
+
+fn with_managed_fields(mut object: Value, managers: Managers) -> Value {
+    let entries = managers.encode();
+    if let Some(map) = object.as_object_mut() {
+        if entries.is_empty() {
+            return without_managed_fields(object);
+        }
+        map.object_mut("metadata").insert("managedFields", Value::Array(entries));
+    }
+    object
+}
+
+/// The managers a request gives, or the present ones when it gives none that can be read: clients that do not know of
+/// `managedFields` must not delete them.
+fn decode_or_live(given: Vec<Value>, live: &Value) -> Managers {
+    match Managers::decode(given) {
+        Ok(managers) if !managers.is_empty() => managers,
+        _ => Managers::decode(managed_fields(live).to_vec()).unwrap_or_default(),
+    }
+}
+
+/// A conflict: who owns the field.
+struct Conflict {
+    manager: Identity,
+    path: Vec<Element>,
+}
+
+/// Why managers could not be brought up to date.
+enum Failure {
+    Conflicts(Vec<Conflict>),
+    Other(ApiError),
+}
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl FieldManager<'_> {
+    fn api_version(&self) -> String {
+        self.gvk.api_version()
+    }
+
+    /// The new object with its `managedFields`, after a create (`live` is `None`), update or patch by `manager`.
+    ///
+    /// Never fails: when ownership cannot be worked out (a conversion failed) the live object's entries stay, as
+    /// upstream's `UpdateNoErrors` does. A request may set `managedFields` itself: `[]` or `[{}]` ends the tracking, other
+    /// well-formed entries replace the present ones; through a subresource they are passed over.
+    pub fn update(&self, live: Option<&Value>, mut new: Value, manager: &str, now: &str) -> Value {
+        let nothing = Value::Object(Map::new());
+        let live = live.unwrap_or(&nothing);
+        let created = live.str_at(&["metadata", "uid"]).is_empty();
+        let given = new
+            .get_mut("metadata")
+            .and_then(Value::as_object_mut)
+            .and_then(|metadata| metadata.remove("managedFields"));
+        let reset = self.subresource.is_empty() && is_reset(given.as_ref());
+        let given = match given {
+            Some(Value::Array(entries)) if self.subresource.is_empty() && !reset => entries,
+            _ => Vec::new(),
+        };
+        let mut managers = if reset { Managers::default() } else { decode_or_live(given, live) };
+        if managers.is_empty() && !created {
+            return new;
+        }
+        match self.track(live, &new, &mut managers, manager, now) {
+            Ok(()) => with_managed_fields(new, managers),
+            Err(_) => {
+                let kept = managed_fields(live);
+                if !kept.is_empty()
+                    && let Some(map) = new.as_object_mut()
+                {
+                    map.object_mut("metadata").insert("managedFields", Value::Array(kept.to_vec()));
+                }
+                new
+            }
+        }
+    }
+
+    /// Gives what changed from `live` to `new` to `manager` and takes it from all others.
+    fn track(
+        &self,
+        live: &Value,
+        new: &Value,
+        managers: &mut Managers,
+        manager: &str,
+        now: &str,
+    ) -> Result<(), ApiError> {
+        self.reconcile_all(live, managers)?;
+        let found = compare(live, new, self.ty);
+        match self.take_from_others(live, new, &found, managers, None, true) {
+            Ok(()) => {}
+            Err(Failure::Other(error)) => return Err(error),
+            Err(Failure::Conflicts(_)) => return Err(ApiError::internal("conflict in a forced operation")),
+        }
+        let Comparison { added, modified, .. } = found;
+        let own = added.union(&modified).recursive_difference(self.reset_fields).difference(&STRIPPED);
+        if !own.is_empty() {
+            let api_version = self.api_version();
+            let identity = Identity::new(manager, Operation::Update, &api_version, self.subresource);
+            match managers.get_mut(&identity) {
+                Some(entry) => {
+                    if !own.is_subset(&entry.set) {
+                        entry.replace(entry.set.union(&own));
+                    }
+                    entry.time = Some(now.to_owned());
+                }
+                None => managers.entries.push(Entry::new(identity, &api_version, Some(now.to_owned()), own)),
+            }
+        }
+        managers.entries.retain(|entry| !entry.set.is_empty());
+        managers.cap_updaters(MAX_UPDATE_MANAGERS);
+        Ok(())
+    }
+
+    /// `Updater.update`: fields that changed are lost to every manager but `except`; without `force` that is a conflict
+    /// where they were owned. Managers of versions no longer served are dropped.
+    fn take_from_others(
+        &self,
+        live: &Value,
+        new: &Value,
+        found: &Comparison,
+        managers: &mut Managers,
+        except: Option<&Identity>,
+        force: bool,
+    ) -> Result<(), Failure> {
+        let api_version = self.api_version();
+        let mut versions: Vec<(String, Option<Comparison>)> =
+            vec![(api_version, Some(found.without(self.reset_fields)))];
+        let mut conflicts = Vec::new();
+        let mut losses: Vec<(usize, Set)> = Vec::new();
+        let mut dropped = Vec::new();
+        for (index, entry) in managers.entries.iter().enumerate() {
+            if except == Some(&entry.identity) {
+                continue;
+            }
+            let known = versions.iter().position(|(version, _)| *version == entry.api_version);
+            let known = match known {
+                Some(known) => known,
+                None => {
+                    let comparison = self.compare_in(live, new, &entry.api_version)?;
+                    versions.push((entry.api_version.clone(), comparison));
+                    versions.len() - 1
+                }
+            };
+            let Some(comparison) = &versions[known].1 else {
+                dropped.push(index);
+                continue;
+            };
+            let changed = entry.set.intersects(&comparison.modified) || entry.set.intersects(&comparison.added);
+            if changed {
+                let taken = entry.set.intersection(&comparison.modified.union(&comparison.added));
+                if !force {
+                    taken.for_each(|path| {
+                        conflicts.push(Conflict { manager: entry.identity.clone(), path: path.to_vec() });
+                    });
+                }
+                losses.push((index, taken));
+            }
+            if entry.set.intersects(&comparison.removed) {
+                losses.push((index, comparison.removed.clone()));
+            }
+        }
+        if !conflicts.is_empty() {
+            return Err(Failure::Conflicts(conflicts));
+        }
+        for (index, lost) in losses {
+            managers.entries[index].subtract(&lost);
+        }
+        for index in dropped.into_iter().rev() {
+            managers.entries.remove(index);
+        }
+        managers.entries.retain(|entry| !entry.set.is_empty());
+        Ok(())
+    }
+
+    fn compare_in(&self, live: &Value, new: &Value, api_version: &str) -> Result<Option<Comparison>, ApiError> {
+        let Some(old) = self.versions.convert(live, api_version)? else { return Ok(None) };
+        let Some(new) = self.versions.convert(new, api_version)? else { return Ok(None) };
+        Ok(Some(compare(&old.object, &new.object, &old.ty).without(&old.reset_fields)))
+    }
+
+    /// Brings sets up to date with types that changed since they were written.
+    fn reconcile_all(&self, live: &Value, managers: &mut Managers) -> Result<(), ApiError> {
+        let api_version = self.api_version();
+        for entry in &mut managers.entries {
+            let reconciled = if entry.api_version == api_version {
+                reconcile(&entry.set, live, self.ty)
+            } else {
+                match self.versions.convert(live, &entry.api_version)? {
+                    Some(versioned) => reconcile(&entry.set, &versioned.object, &versioned.ty),
+                    None => None,
+                }
+            };
+            if let Some(set) = reconciled {
+                entry.replace(set);
+            }
+        }
+        Ok(())
+    }
+
+    /// The object after `manager` applied `patch`, with its `managedFields`. The result is not yet what is stored: the
+    /// caller decodes it over the type and sets defaults, as after any patch.
+    ///
+    /// `patch` is the request's tree as it was written, not decoded over the type: what is not in it, and what is there
+    /// with a zero value, are different things here.
+    pub fn apply(
+        &self,
+        live: Option<&Value>,
+        patch: &Value,
+        manager: &str,
+        force: bool,
+        now: &str,
+    ) -> Result<Value, ApiError> {
+        let nothing = Value::Object(Map::new());
+        let live = live.unwrap_or(&nothing);
+        self.check_patch(patch)?;
+        let mut managers = Managers::decode(managed_fields(live).to_vec())
+            .map_err(|error| plain(format!("failed to decode managed fields: {error}")))?;
+        if managers.is_empty() {
+            self.track(&nothing, &without_managed_fields(live.clone()), &mut managers, "before-first-apply", now)?;
+        }
+        let applied = match self.apply_once(live, patch, managers.clone(), manager, force, now) {
+            Err(Failure::Conflicts(conflicts)) if manager == "kubectl" => {
+                // Coming from client-side apply: what that applied and nobody changed since was kubectl's all along.
+                match self.owned_by_last_applied(live) {
+                    None => Err(Failure::Conflicts(conflicts)),
+                    Some(owned) => {
+                        let rest: Vec<Conflict> =
+                            conflicts.into_iter().filter(|conflict| !owned.contains(&conflict.path)).collect();
+                        if rest.is_empty() {
+                            self.apply_once(live, patch, managers, manager, true, now)
+                        } else {
+                            Err(Failure::Conflicts(rest))
+                        }
+                    }
+                }
+            }
+            other => other,
+        };
+        let (mut object, managers) = match applied {
+            Ok(applied) => applied,
+            Err(Failure::Other(error)) => return Err(error),
+            Err(Failure::Conflicts(conflicts)) => return Err(conflict_error(conflicts)),
+        };
+        if manager == "kubectl" {
+            refresh_last_applied(&mut object, patch);
+        }
+        Ok(with_managed_fields(object, managers))
+    }
+
+    fn check_patch(&self, patch: &Value) -> Result<(), ApiError> {
+        let stated = patch.str_at(&["apiVersion"]);
+        let (stated_version, kind) = (GroupVersion::parse(stated), patch.str_at(&["kind"]));
+        let expected = self.gvk.group_version();
+        if kind != self.gvk.kind {
+            let stated = stated_version.unwrap_or_default().kind(kind);
+            return Err(ApiError::bad_request(format!("invalid object type: {stated}")));
+        }
+        if stated_version.as_ref() != Some(&expected) {
+            return Err(ApiError::bad_request(format!(
+                "Incorrect version specified in apply patch. Specified patch version: {stated}, expected: {expected}"
+            )));
+        }
+        if patch.at(&["metadata", "managedFields"]).is_some_and(|entries| !entries.is_null()) {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        let errors = validate(patch, self.ty);
+        if !errors.is_empty() {
+            return Err(plain(format!(
+                "failed to create typed patch object ({}/{}; {}): {}",
+                patch.str_at(&["metadata", "namespace"]),
+                patch.str_at(&["metadata", "name"]),
+                self.gvk,
+                join_errors(&errors)
+            )));
+        }
+        Ok(())
+    }
+
+    /// `Updater.Apply`.
+    fn apply_once(
+        &self,
+        live: &Value,
+        patch: &Value,
+        mut managers: Managers,
+        manager: &str,
+        force: bool,
+        now: &str,
+    ) -> Result<(Value, Managers), Failure> {
+        self.reconcile_all(live, &mut managers)?;
+        let api_version = self.api_version();
+        let identity = Identity::new(manager, Operation::Apply, &api_version, self.subresource);
+        let merged = merge(without_managed_fields(live.clone()), patch, self.ty);
+        let set = field_set(patch, self.ty).recursive_difference(self.reset_fields);
+        let last = managers.take(&identity);
+        managers.entries.push(Entry::new(identity.clone(), &api_version, None, set));
+        let new = match &last {
+            Some(last) if !last.set.is_empty() => self.prune(merged, &managers, &identity, last)?,
+            _ => merged,
+        };
+        let found = compare(live, &new, self.ty);
+        self.take_from_others(live, &new, &found, &mut managers, Some(&identity), force)?;
+        let changed = changes(&found);
+        if let Some(entry) = managers.get_mut(&identity) {
+            let stripped = entry.set.difference(&STRIPPED);
+            entry.replace(stripped);
+            entry.time = if changed { Some(now.to_owned()) } else { last.and_then(|last| last.time) };
+        }
+        managers.entries.retain(|entry| !entry.set.is_empty());
+        Ok((new, managers))
+    }
+
+    /// Removes what the manager applied last time, does not apply now, and no other manager owns (`Updater.prune`).
+    fn prune(&self, merged: Value, managers: &Managers, identity: &Identity, last: &Entry) -> Result<Value, ApiError> {
+        let api_version = self.api_version();
+        let Some(own) = managers.entries.iter().find(|entry| entry.identity == *identity) else { return Ok(merged) };
+        if last.api_version == api_version && last.set.is_subset(&own.set) {
+            return Ok(merged);
+        }
+        // In the version in which the manager applied last.
+        let converted;
+        let (base, ty): (&Value, &StructType) = if last.api_version == api_version {
+            (&merged, self.ty)
+        } else {
+            match self.versions.convert(&merged, &last.api_version)? {
+                Some(versioned) => {
+                    converted = versioned;
+                    (&converted.object, &converted.ty)
+                }
+                None => return Ok(merged),
+            }
+        };
+        let last_set = with_named_fields(&last.set, ty);
+        let mut pruned = remove(base.clone(), &last_set, ty);
+        let mut owned: Vec<(&str, Set)> = Vec::new();
+        for entry in &managers.entries {
+            match owned.iter_mut().find(|(version, _)| *version == entry.api_version) {
+                Some((_, set)) => *set = set.union(&entry.set),
+                None => owned.push((&entry.api_version, entry.set.clone())),
+            }
+        }
+        // The version at hand first, so that what conversion needs is back before anything is converted.
+        owned.sort_by_key(|(version, _)| *version != last.api_version);
+        for (version, set) in &owned {
+            if *version == last.api_version {
+                pruned = add_back(base, &pruned, set, ty);
+            } else if *version == api_version {
+                // From the other version back: compared and restored in the words of the request's version.
+                if let Some(ours) = self.versions.convert(&pruned, &api_version)? {
+                    let restored = add_back(&merged, &ours.object, set, self.ty);
+                    if let Some(back) = self.versions.convert(&restored, &last.api_version)? {
+                        pruned = back.object;
+                    }
+                }
+            } else if let (Some(full), Some(less)) =
+                (self.versions.convert(base, version)?, self.versions.convert(&pruned, version)?)
+            {
+                let restored = add_back(&full.object, &less.object, set, &full.ty);
+                if let Some(back) = self.versions.convert(&restored, &last.api_version)? {
+                    pruned = back.object;
+                }
+            }
+        }
+        // Only what the manager itself had applied may go.
+        let kept = with_named_fields(&field_set(&pruned, ty), ty);
+        let all = with_named_fields(&field_set(base, ty), ty);
+        let gone = all.difference(&kept).intersection(&last_set);
+        let pruned = remove(base.clone(), &gone, ty);
+        if last.api_version == api_version {
+            return Ok(pruned);
+        }
+        Ok(self.versions.convert(&pruned, &api_version)?.map_or(merged, |versioned| versioned.object))
+    }
+
+    /// Fields of the last-applied annotation that are as they were applied
+    /// (`allowedConflictsFromLastApplied`); `None` without a usable annotation.
+    fn owned_by_last_applied(&self, live: &Value) -> Option<Set> {
+        let annotation = live.str_at(&["metadata", "annotations", LAST_APPLIED_ANNOTATION]);
+        if annotation.is_empty() {
+            return None;
+        }
+        let applied = json::from_str(annotation).ok()?;
+        if applied.str_at(&["apiVersion"]) != self.api_version() || !validate(&applied, self.ty).is_empty() {
+            return None;
+        }
+        let found = compare(&applied, live, self.ty);
+        let set = field_set(&applied, self.ty);
+        Some(set.difference(&found.modified).difference(&found.added).difference(&found.removed))
+    }
+}
+
+/// Whether an object changed, entries of `managedFields` aside (the new one has none here).
+fn changes(found: &Comparison) -> bool {
+    static ENTRIES: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["metadata", "managedFields"]]));
+    !(found.added.is_empty() && found.modified.is_empty() && found.removed.is_subset(&ENTRIES))
+}
+
+/// `addBackOwnedItemsForVersion`: of what was pruned, what somebody owns comes back.
+fn add_back(full: &Value, pruned: &Value, owned: &Set, ty: &StructType) -> Value {
+    let all = with_named_fields(&field_set(full, ty), ty);
+    let kept = with_named_fields(&field_set(pruned, ty), ty);
+    let gone = all.difference(&kept.union(&with_named_fields(owned, ty)));
+    remove(full.clone(), &gone, ty)
+}
+
+/// `NewConflictError`.
+fn conflict_error(mut conflicts: Vec<Conflict>) -> ApiError {
+    conflicts.sort_by(|left, right| left.manager.cmp(&right.manager));
+    let path = |conflict: &Conflict| conflict.path.iter().map(ToString::to_string).collect::<String>();
+    let causes = conflicts
+        .iter()
+        .map(|conflict| Cause {
+            reason: "FieldManagerConflict".to_owned(),
+            message: format!("conflict with {}", conflict.manager.shown()),
+            field: path(conflict),
+        })
+        .collect();
+    let message = match conflicts.as_slice() {
+        [only] => {
+            format!("Apply failed with 1 conflict: conflict with {}: {}", only.manager.shown(), path(only))
+        }
+        many => {
+            let mut lines = Vec::new();
+            for (index, conflict) in many.iter().enumerate() {
+                if index == 0 || many[index - 1].manager != conflict.manager {
+                    lines.push(format!("conflicts with {}:", conflict.manager.shown()));
+                }
+                lines.push(format!("- {}", path(conflict)));
+            }
+            format!("Apply failed with {} conflicts: {}", many.len(), lines.join("\n"))
+        }
+    };
+    ApiError::apply_conflict(causes, message)
+}
+
+/// Keeps the annotation of client-side apply in step, so that both ways of applying can be mixed
+/// (`lastappliedupdater.go`). Dropped when annotations would become too large.
+fn refresh_last_applied(object: &mut Value, patch: &Value) {
+    const MAX_ANNOTATIONS: usize = 256 * 1024;
+    let Some(annotations) =
+        object.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations")).and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    if annotations.get(LAST_APPLIED_ANNOTATION).and_then(Value::as_str).is_none_or(str::is_empty) {
+        return;
+    }
+    let mut applied = patch.clone();
+    if let Some(own) =
+        applied.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations")).and_then(Value::as_object_mut)
+    {
+        own.remove(LAST_APPLIED_ANNOTATION);
+    }
+    let text = format!("{}\n", json::to_string(&applied));
+    annotations.insert(LAST_APPLIED_ANNOTATION, text);
+    let size: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+    if size > MAX_ANNOTATIONS {
+        annotations.remove(LAST_APPLIED_ANNOTATION);
+    }
+}

@@ -1,0 +1,253 @@
+//! Putting an applied configuration onto an object, and taking items out of one (`typed/merge.go`, `typed/remove.go`).
+
+use super::element::Element;
+use super::set::Set;
+use super::typed::{Kind, item_element};
+use crate::patch::merge_patch::{join, sorted};
+use crate::schema::StructType;
+use crate::value::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The object with the configuration's fields over it. Nothing is removed by this.
+pub(super) fn merge(live: Value, config: &Value, entry: &StructType) -> Value {
+    nodes(live, config.clone(), Kind::Struct(entry))
+}
+
+fn nodes(left: Value, right: Value, kind: Kind<'_>) -> Value {
+    match (kind, left, right) {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(left), Value::Object(right)) => {
+            if left.is_empty() {
+                return Value::Object(right);
+            }
+            let merged = join(left, right).filter_map(|(key, old, new)| {
+                let value = match (old, new) {
+                    (Some(old), Some(new)) => nodes(old, new, kind.child(&key).unwrap_or(Kind::Any)),
+                    (old, new) => old.or(new)?,
+                };
+                Some((key, value))
+            });
+            Value::Object(sorted(merged.collect()))
+        }
+        // Null over something that is owned field by field changes none of its fields.
+        (Kind::Struct(_) | Kind::Map(_), Value::Object(left), Value::Null) if !left.is_empty() => Value::Object(left),
+        (Kind::Set(_) | Kind::ListMap(..), Value::Array(left), Value::Null) if !left.is_empty() => Value::Array(left),
+        (Kind::Set(_) | Kind::ListMap(..), Value::Array(left), Value::Array(right)) => {
+            if left.is_empty() {
+                return Value::Array(right);
+            }
+            Value::Array(lists(left, right, kind))
+        }
+        (_, _, right) => right,
+    }
+}
+
+/// Items of both lists (`visitListItems`): those of the configuration in its order, those of the object alone where they
+/// stood between shared items.
+fn lists(left: Vec<Value>, right: Vec<Value>, kind: Kind<'_>) -> Vec<Value> {
+    let elements =
+        |items: &[Value]| -> Vec<Option<Element>> { items.iter().map(|item| item_element(kind, item).ok()).collect() };
+    let (left_elements, right_elements) = (elements(&left), elements(&right));
+    let in_right: BTreeSet<&Element> = right_elements.iter().flatten().collect();
+    // What repeats in the object is not merged with: the configuration's item stands instead of all of them.
+    let mut in_left: BTreeMap<&Element, Option<usize>> = BTreeMap::new();
+    for (index, element) in left_elements.iter().enumerate() {
+        if let Some(element) = element {
+            in_left.entry(element).and_modify(|place| *place = None).or_insert(Some(index));
+        }
+    }
+    let mut shared = right_elements.iter().flatten().filter(|element| in_left.contains_key(element)).peekable();
+    let mut theirs: Vec<Option<Value>> = left.into_iter().map(Some).collect();
+    let mut ours: Vec<Option<Value>> = right.into_iter().map(Some).collect();
+    let mut taken: BTreeSet<&Element> = BTreeSet::new();
+    let mut merged = Vec::with_capacity(theirs.len() + ours.len());
+    let (mut at_left, mut at_right) = (0, 0);
+    while at_left < theirs.len() || at_right < ours.len() {
+        let left_element = left_elements.get(at_left).and_then(Option::as_ref);
+        let right_element = right_elements.get(at_right).and_then(Option::as_ref);
+        let is_shared = left_element.is_some_and(|element| in_right.contains(element));
+        let meet = left_element.is_some() && left_element == right_element;
+        if !meet && at_left < theirs.len() {
+            if !is_shared {
+                merged.extend(theirs[at_left].take());
+                at_left += 1;
+                continue;
+            }
+            // Shared, but another shared item is due first.
+            let due = shared.peek().copied();
+            if at_right < ours.len() && due.is_some() && due != left_element {
+                at_left += 1;
+                continue;
+            }
+            if left_element.is_some_and(|element| taken.contains(element)) {
+                at_left += 1;
+            }
+        }
+        if at_right < ours.len() {
+            let old = right_element
+                .and_then(|element| in_left.get(element).copied().flatten())
+                .and_then(|place| theirs[place].take());
+            let new = ours[at_right].take();
+            merged.extend(match (old, new) {
+                (Some(old), Some(new)) => Some(nodes(old, new, kind.item())),
+                (_, new) => new,
+            });
+            taken.extend(right_element);
+            if meet {
+                at_left += 1;
+                shared.next();
+            } else if shared.peek().copied() == right_element && right_element.is_some() {
+                shared.next();
+            }
+            at_right += 1;
+        }
+    }
+    merged
+}
+
+/// The object without the members of `gone`: whole subtrees where a member stands. `None` when nothing is left.
+pub(super) fn remove(value: Value, gone: &Set, entry: &StructType) -> Value {
+    without(value, gone, Kind::Struct(entry)).unwrap_or(Value::Object(Map::new()))
+}
+
+fn without(value: Value, gone: &Set, kind: Kind<'_>) -> Option<Value> {
+    match (kind, value) {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(map)) => {
+            let kept = map.into_iter().filter_map(|(key, value)| match gone.node(&Element::Field(key.clone())) {
+                Some(node) if node.member => None,
+                Some(node) if !node.children.is_empty() => {
+                    let child = kind.child(&key).unwrap_or(Kind::Any);
+                    without(value, &node.children, child).map(|value| (key, value))
+                }
+                _ => Some((key, value)),
+            });
+            let kept = sorted(kept.collect());
+            (!kept.is_empty()).then_some(Value::Object(kept))
+        }
+        (Kind::Set(_) | Kind::ListMap(..), Value::Array(items)) => {
+            let kept = items.into_iter().filter_map(|item| {
+                let node = item_element(kind, &item).ok().and_then(|element| gone.node(&element));
+                match node {
+                    Some(node) if node.member => None,
+                    Some(node) if !node.children.is_empty() => without(item, &node.children, kind.item()),
+                    _ => Some(item),
+                }
+            });
+            let kept: Vec<Value> = kept.collect();
+            (!kept.is_empty()).then_some(Value::Array(kept))
+        }
+        // Below something atomic nothing can be owned; what claims to be goes with the whole.
+        (Kind::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap), _) => None,
+        (_, value) => Some(value),
+    }
+}
+
+/// Every leaf field and item that an object mentions (`typed/tofieldset.go`).
+pub(super) fn field_set(value: &Value, entry: &StructType) -> Set {
+    fields_below(value, Kind::Struct(entry))
+}
+
+/// Whether a node is a member by itself, and the fields below it.
+fn fields_of(value: &Value, kind: Kind<'_>) -> (bool, Set) {
+    match (kind, value) {
+        (Kind::Leaf(_), _) => (true, Set::new()),
+        (Kind::Any, value) if !matches!(value, Value::Object(_)) => (true, Set::new()),
+        _ => (false, fields_below(value, kind)),
+    }
+}
+
+fn fields_below(value: &Value, kind: Kind<'_>) -> Set {
+    let mut set = Set::new();
+    match (kind, value) {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(map)) => {
+            for (key, value) in map.iter() {
+                let (member, below) = fields_of(value, kind.child(key).unwrap_or(Kind::Any));
+                let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                let member = member || empty || !kind.declares(key);
+                set.push(|| Element::Field(key.clone()), member, below);
+            }
+        }
+        (Kind::Set(_) | Kind::ListMap(..), Value::Array(items)) => {
+            let elements: Vec<Option<Element>> = items.iter().map(|item| item_element(kind, item).ok()).collect();
+            let mut seen = BTreeSet::new();
+            let repeated: BTreeSet<&Element> =
+                elements.iter().flatten().filter(|element| !seen.insert(*element)).collect();
+            for (item, element) in items.iter().zip(&elements) {
+                let Some(element) = element else { continue };
+                let below = if repeated.contains(element) { Set::new() } else { fields_of(item, kind.item()).1 };
+                set.push(|| element.clone(), true, below);
+            }
+            set.sort();
+        }
+        _ => {}
+    }
+    set
+}
+
+/// The set with every declared field that has members below it (`EnsureNamedFieldsAreMembers`).
+pub(super) fn with_named_fields(set: &Set, entry: &StructType) -> Set {
+    named(set, Kind::Struct(entry))
+}
+
+fn named(set: &Set, kind: Kind<'_>) -> Set {
+    let mut all = Set::new();
+    for node in set.nodes() {
+        let (member, child) = match &node.element {
+            Element::Field(name) => (node.member || kind.declares(name), kind.child(name)),
+            _ => (node.member, Some(kind.item())),
+        };
+        let below = named(&node.children, child.unwrap_or(Kind::Any));
+        all.push(|| node.element.clone(), member, below);
+    }
+    all
+}
+
+/// The set after a type's fields became atomic or stopped being so since it was written
+/// (`typed/reconcile_schema.go`); `None` when nothing is to change.
+///
+/// As upstream's, it cannot tell a map that was atomic from one of which a manager owns nothing but the map itself (others
+/// took its entries): such a manager comes to own every present entry as well.
+pub(super) fn reconcile(set: &Set, live: &Value, entry: &StructType) -> Option<Set> {
+    reconcile_below(set, Some(live), Kind::Struct(entry))
+}
+
+fn reconcile_below(set: &Set, live: Option<&Value>, kind: Kind<'_>) -> Option<Set> {
+    let mut changed: Option<Vec<(usize, bool, Set)>> = None;
+    for (index, node) in set.nodes().iter().enumerate() {
+        let (child, value) = match &node.element {
+            Element::Field(name) => (kind.child(name), live.and_then(|live| live.get(name))),
+            element => {
+                let items = live.and_then(Value::as_array).unwrap_or(&[]);
+                let found = || items.iter().find(|item| item_element(kind, item).is_ok_and(|other| other == *element));
+                let needed = !matches!(kind.item(), Kind::Leaf(_));
+                (Some(kind.item()), if needed { found() } else { None })
+            }
+        };
+        let Some(child) = child else { continue };
+        let replaced = match child {
+            Kind::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap)
+                if !node.children.is_empty() =>
+            {
+                Some((true, Set::new()))
+            }
+            Kind::Struct(_) | Kind::Map(_) | Kind::Set(_) | Kind::ListMap(..)
+                if node.member && node.children.is_empty() =>
+            {
+                let below = value.map(|value| fields_below(value, child)).unwrap_or_default();
+                (!below.is_empty()).then_some((node.member, below))
+            }
+            _ => reconcile_below(&node.children, value, child).map(|below| (node.member, below)),
+        };
+        if let Some((member, below)) = replaced {
+            changed.get_or_insert_default().push((index, member, below));
+        }
+    }
+    let mut changed = changed?.into_iter().peekable();
+    let mut all = Set::new();
+    for (index, node) in set.nodes().iter().enumerate() {
+        match changed.next_if(|(at, _, _)| *at == index) {
+            Some((_, member, below)) => all.push(|| node.element.clone(), member, below),
+            None => all.push(|| node.element.clone(), node.member, node.children.clone()),
+        }
+    }
+    Some(all)
+}

@@ -1,0 +1,288 @@
+//! How a type's values are owned: as one leaf, field by field, or item by item; and whether a value fits its type.
+//!
+//! Mirrors what `kube-openapi/pkg/schemaconv` makes of an OpenAPI schema and what
+//! `structured-merge-diff/typed/{helpers,validate}.go` make of that.
+
+use super::element::Element;
+use crate::schema::{Field, ListKind, StructType, Type};
+use crate::value::{Map, Name, Value};
+use std::collections::BTreeSet;
+
+/// How a node is owned.
+#[derive(Clone, Copy)]
+pub(super) enum Kind<'t> {
+    /// As a whole: scalars, and lists and maps that are atomic.
+    Leaf(Scalar),
+    /// Field by field.
+    Struct(&'t StructType),
+    /// Key by key.
+    Map(&'t Type),
+    /// Scalars of a set, each for itself.
+    Set(&'t Type),
+    /// Items known by keys.
+    ListMap(&'t Type, &'t [Name]),
+    /// Whatever the value is: objects key by key, everything else as a whole.
+    Any,
+}
+
+/// What a leaf's value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    Boolean,
+    Numeric,
+    String,
+    /// Any scalar.
+    Untyped,
+    AtomicList,
+    AtomicMap,
+}
+
+static ANY: Type = Type::Json;
+
+impl<'t> Kind<'t> {
+    /// Of a value whose type has no field of its own: a map's value, a list's item.
+    pub(super) fn of(ty: &'t Type) -> Self {
+        Self::resolve(ty, &ListKind::Atomic, false)
+    }
+    pub(super) fn of_field(field: &'t Field) -> Self {
+        Self::resolve(&field.ty, &field.list, field.atomic)
+    }
+    fn resolve(ty: &'t Type, list: &'t ListKind, atomic: bool) -> Self {
+        match ty {
+            Type::Bool => Self::Leaf(Scalar::Boolean),
+            Type::Int32 | Type::Int64 | Type::Double => Self::Leaf(Scalar::Numeric),
+            Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => Self::Leaf(Scalar::String),
+            Type::Quantity | Type::IntOrString => Self::Leaf(Scalar::Untyped),
+            Type::RawExtension | Type::Json | Type::FieldsV1 | Type::SchemaOr(..) if atomic => {
+                Self::Leaf(Scalar::AtomicMap)
+            }
+            Type::RawExtension | Type::Json | Type::FieldsV1 | Type::SchemaOr(..) => Self::Any,
+            Type::Struct(entry) if atomic || entry.atomic => Self::Leaf(Scalar::AtomicMap),
+            Type::Struct(entry) => Self::Struct(entry),
+            Type::Map(_) if atomic => Self::Leaf(Scalar::AtomicMap),
+            Type::Map(item) => Self::Map(item),
+            Type::List(item) => match list {
+                _ if atomic => Self::Leaf(Scalar::AtomicList),
+                ListKind::Atomic => Self::Leaf(Scalar::AtomicList),
+                ListKind::Set => Self::Set(item),
+                ListKind::Map(keys) => Self::ListMap(item, keys),
+            },
+        }
+    }
+    /// The kind of what stands under `key`; `None` when the type declares no such field.
+    pub(super) fn child(self, key: &str) -> Option<Kind<'t>> {
+        match self {
+            Self::Struct(entry) => match entry.field(key) {
+                Some(field) => Some(Self::of_field(field)),
+                None => match &entry.additional {
+                    Some(item) => Some(Self::of(item)),
+                    None if entry.preserve_unknown => Some(Self::Any),
+                    None if entry.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata") => {
+                        Some(Self::Any)
+                    }
+                    None => None,
+                },
+            },
+            Self::Map(item) => Some(Self::of(item)),
+            Self::Any => Some(Self::of(&ANY)),
+            Self::Leaf(_) | Self::Set(_) | Self::ListMap(..) => None,
+        }
+    }
+    /// The kind of a list's items.
+    pub(super) fn item(self) -> Kind<'t> {
+        match self {
+            Self::Set(item) | Self::ListMap(item, _) => Self::of(item),
+            _ => Self::Any,
+        }
+    }
+    /// Whether the type names the field.
+    pub(super) fn declares(self, key: &str) -> bool {
+        matches!(self, Self::Struct(entry) if entry.field(key).is_some())
+    }
+}
+
+static NULL: Value = Value::Null;
+static EMPTY_OBJECT: Value = Value::Object(Map::new());
+static EMPTY_STRING: Value = Value::String(String::new());
+static ZERO: Value = Value::Int(0);
+static FALSE: Value = Value::Bool(false);
+
+/// What Go would show for a field that a tree leaves out although Go always writes it: not `None`, which would make
+/// its first value an *added* field. (So `f:spec` is never a member of its own, while the pointer `f:securityContext` is.)
+pub(super) fn implied(field: &Field) -> Option<&'static Value> {
+    if !field.always {
+        return None;
+    }
+    Some(match &field.ty {
+        _ if field.pointer => &NULL,
+        Type::Struct(_) => &EMPTY_OBJECT,
+        Type::String => &EMPTY_STRING,
+        Type::Int32 | Type::Int64 | Type::Double | Type::IntOrString => &ZERO,
+        Type::Bool => &FALSE,
+        _ => &NULL,
+    })
+}
+
+/// What a list's item is known by; the error is upstream's (`listItemToPathElement`).
+pub(super) fn item_element(kind: Kind<'_>, item: &Value) -> Result<Element, String> {
+    match kind {
+        Kind::ListMap(ty, keys) => {
+            let Value::Object(map) = item else {
+                return Err(match item {
+                    Value::Null => "associative list with keys may not have a null element".to_owned(),
+                    _ => "associative list with keys may not have non-map elements".to_owned(),
+                });
+            };
+            let mut fields: Vec<(Name, Value)> = Vec::with_capacity(keys.len());
+            for key in keys {
+                match key_value(ty, map, key) {
+                    Some(value) => fields.push((key.clone(), value.clone())),
+                    None => return Err(omitted_key(key)),
+                }
+            }
+            fields.sort_by(|left, right| left.0.cmp(&right.0));
+            Ok(Element::Key(fields.into()))
+        }
+        _ => match item {
+            Value::Object(_) => Err("associative list without keys has an element that's a map type".to_owned()),
+            Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
+            scalar => Ok(Element::Item(scalar.clone())),
+        },
+    }
+}
+
+fn omitted_key(key: &str) -> String {
+    let key = crate::error::quote(key);
+    format!("associative list with keys has an element that omits key field {key} (and doesn't have default value)")
+}
+
+/// A key field that an applied item omits although it has no default: what Go would write does not count there.
+fn missing_key(kind: Kind<'_>, item: &Value) -> Option<String> {
+    let (Kind::ListMap(Type::Struct(entry), keys), Value::Object(map)) = (kind, item) else { return None };
+    let has_default = |key: &str| entry.field(key).is_some_and(|field| field.default.is_some());
+    keys.iter().find(|key| !map.contains_key(key) && !has_default(key)).map(|key| omitted_key(key))
+}
+
+/// A key field's value: given, the default, or the zero that Go always writes.
+fn key_value<'v>(ty: &'v Type, map: &'v Map, key: &str) -> Option<&'v Value> {
+    map.get(key).or_else(|| match ty {
+        Type::Struct(entry) => entry
+            .field(key)
+            .and_then(|field| field.default.as_ref().or_else(|| implied(field).filter(|zero| !zero.is_null()))),
+        _ => None,
+    })
+}
+
+/// Whether two items have the same keys, without making elements of them.
+pub(super) fn same_item(kind: Kind<'_>, left: &Value, right: &Value) -> bool {
+    match (kind, left, right) {
+        (Kind::ListMap(ty, keys), Value::Object(left), Value::Object(right)) => keys.iter().all(|key| {
+            let (left, right) = (key_value(ty, left, key), key_value(ty, right, key));
+            left.is_some() && left == right
+        }),
+        (Kind::Set(_), left, right) => !matches!(left, Value::Object(_) | Value::Array(_)) && left == right,
+        _ => false,
+    }
+}
+
+/// Every way in which a value does not fit its type; paths and words are upstream's.
+pub(super) fn validate(value: &Value, entry: &StructType) -> Vec<String> {
+    let mut errors = Vec::new();
+    check(value, Kind::Struct(entry), &mut String::new(), &mut errors);
+    errors
+}
+
+/// `ValidationErrors.Error`.
+pub(super) fn join_errors(errors: &[String]) -> String {
+    match errors {
+        [one] => one.clone(),
+        many => format!(
+            "errors:\n{}",
+            many.iter().map(|error| format!("  {error}\n")).collect::<String>().trim_end_matches('\n')
+        ),
+    }
+}
+
+/// Most errors that are listed.
+const MAX_ERRORS: usize = 100;
+
+fn check(value: &Value, kind: Kind<'_>, path: &mut String, errors: &mut Vec<String>) {
+    if errors.len() >= MAX_ERRORS {
+        return;
+    }
+    let mut say = |message: String| errors.push(if path.is_empty() { message } else { format!("{path}: {message}") });
+    let go_type = |value: &Value| match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Int(_) => "int64",
+        Value::Float(_) => "float64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    };
+    match (kind, value) {
+        (_, Value::Null) => {}
+        (Kind::Leaf(Scalar::Numeric), value) if !matches!(value, Value::Int(_) | Value::Float(_)) => {
+            say(format!("expected numeric (int or float), got {}", go_type(value)));
+        }
+        (Kind::Leaf(Scalar::String), value) if value.as_str().is_none() => {
+            say(format!("expected string, got {}", go_shown(value)));
+        }
+        (Kind::Leaf(Scalar::Boolean), value) if value.as_bool().is_none() => {
+            say(format!("expected boolean, got {}", go_shown(value)));
+        }
+        (Kind::Leaf(Scalar::AtomicList) | Kind::Set(_) | Kind::ListMap(..), value) if value.as_array().is_none() => {
+            say(format!("expected list, got &{{{}}}", plain(value)));
+        }
+        (Kind::Leaf(Scalar::AtomicMap) | Kind::Struct(_) | Kind::Map(_), value) if value.as_object().is_none() => {
+            say(format!("expected map, got &{{{}}}", plain(value)));
+        }
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(map)) => {
+            for (key, child) in map.iter() {
+                let length = path.len();
+                path.push('.');
+                path.push_str(key);
+                match kind.child(key) {
+                    Some(kind) => check(child, kind, path, errors),
+                    None => errors.push(format!("{path}: field not declared in schema")),
+                }
+                path.truncate(length);
+            }
+        }
+        (Kind::Set(_) | Kind::ListMap(..), Value::Array(items)) => {
+            let mut seen = BTreeSet::new();
+            for (index, item) in items.iter().enumerate() {
+                let element = match missing_key(kind, item).map_or_else(|| item_element(kind, item), Err) {
+                    Ok(element) => element,
+                    Err(error) => {
+                        errors.push(format!("{path}: element {index}: {error}"));
+                        continue;
+                    }
+                };
+                let length = path.len();
+                path.push_str(&element.to_string());
+                check(item, kind.item(), path, errors);
+                let shown = path.split_off(length);
+                if !seen.insert(element) {
+                    errors.push(format!("{path}: duplicate entries for key {shown}"));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `%#v` of upstream's value.
+fn go_shown(value: &Value) -> String {
+    let inner = match value {
+        Value::String(text) => crate::error::quote(text),
+        other => plain(other),
+    };
+    format!("&value.valueUnstructured{{Value:{inner}}}")
+}
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => crate::codec::json::to_string(other),
+    }
+}
