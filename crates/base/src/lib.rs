@@ -6,6 +6,7 @@
 //! **Must never know** any component, the network or the store.
 
 pub mod clock;
+pub mod health;
 pub mod metrics;
 pub mod pki;
 pub mod task;

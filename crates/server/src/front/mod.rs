@@ -1,9 +1,16 @@
 //! The first filters: what every request passes before anything looks at what it means.
 //!
 //! The order is upstream's (`DefaultBuildHandlerChain`, apiserver/pkg/server/config.go), because each step relies on the
-//! one before it: a panic anywhere becomes a 500; the request gets its audit id; what is asked is parsed; who asks is
-//! found; limits are taken with the identity known; impersonation swaps the identity; authorization decides; then
-//! [`Dispatch`] answers.
+//! one before it: a panic anywhere becomes a 500; the request gets its audit id; what is asked is parsed; a deadline is
+//! set; who asks is found; impersonation swaps the identity; a seat is taken; authorization decides; then [`Dispatch`]
+//! answers. [`filters::Front`] is that order.
+//!
+//! Not here yet: audit events, CORS, `Strict-Transport-Security`, `--goaway-chance`.
+
+pub mod deadline;
+pub mod filters;
+
+pub use filters::{Front, Options, Parts};
 
 use crate::request::RequestContext;
 use bytes::{Bytes, BytesMut};

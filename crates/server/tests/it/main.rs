@@ -2,5 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api;
+mod front;
 mod kubectl;
 mod verbs;
