@@ -194,6 +194,24 @@ fn a_flipped_bit_after_a_crash_is_refused_or_harmless() {
     });
 }
 
+/// A file that is gone is missed, unless it is the last of the log, behind which nothing can tell.
+#[test]
+fn a_missing_file_is_refused() {
+    use skiff_store::embedded::disk::Disk;
+    for_seeds(5, |seed| {
+        let (mut world, disk) = filled(seed, true);
+        let files = disk.files();
+        let last = files.iter().map(|(name, _)| name).filter(|name| name.starts_with("log-")).max().unwrap();
+        for (name, _) in files.iter().filter(|(name, _)| name != last) {
+            let damaged = disk.copy();
+            damaged.remove(name).unwrap();
+            world.disk = damaged;
+            let refused = world.open().map(|_| ());
+            assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{name}: {refused:?}");
+        }
+    });
+}
+
 /// The same seed makes the same bytes.
 #[test]
 fn a_seed_repeats_itself() {

@@ -368,7 +368,13 @@ impl World {
             }
         }
         let newest = self.model().revision;
-        let first = engine.usage().first_watchable.max(engine.compacted());
+        let first = engine.usage().first_watchable;
+        assert!(
+            first <= engine.compacted().max(2),
+            "the horizon {} can be watched from {first} on",
+            engine.compacted()
+        );
+        let first = first.max(engine.compacted());
         let mut seen: BTreeMap<Revision, Vec<Change>> = BTreeMap::new();
         if first <= newest {
             let request = WatchRequest { range: KeyRange::prefix(""), start: Some(first), previous: true };
