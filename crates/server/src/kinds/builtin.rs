@@ -71,6 +71,7 @@ fn version(entry: &'static Entry, text: &str, served: bool) -> Version {
         deprecation_warning: super::unbuilt::deprecation(&group_version, entry.kind),
         served,
         group_version,
+        custom: None,
     }
 }
 

@@ -98,6 +98,16 @@ pub struct Version {
     pub conversion: Option<Arc<dyn Conversion>>,
     /// Sent in a `Warning:` header when the version is deprecated.
     pub deprecation_warning: Option<String>,
+    /// What a custom resource's definition says about this version; `None` for built-in kinds.
+    pub custom: Option<Arc<CustomVersion>>,
+}
+
+/// A version of a custom resource.
+pub struct CustomVersion {
+    /// Its schema.
+    pub structural: skiff_machinery::schema::structural::Structural,
+    /// Its columns; `None`: name and age.
+    pub table: Option<Arc<dyn TableConvertor>>,
 }
 
 /// Pure conversion between one served version and the storage version. `apiVersion` is set by the caller.

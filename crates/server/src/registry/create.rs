@@ -64,13 +64,13 @@ impl Registry {
         let scope = write.scope;
         let codec = scope.cache.codec();
         scope.resource.strategy.default(&scope.version().group_version, &mut object);
-        codec.to_storage(&mut object, scope.slot);
         let mut warnings = Vec::new();
         if meta::dedup_owners(&mut object) {
             warnings.push(DUPLICATE_OWNERS.to_owned());
         }
         meta::match_namespace(&mut object, write.namespace)?;
-        managed::created(scope, writer, &mut object)?;
+        managed::created(scope, writer, &mut object);
+        codec.to_storage(&mut object, scope.slot);
         self.create_prepared(write, object, warnings).await
     }
 

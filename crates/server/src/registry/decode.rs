@@ -4,7 +4,9 @@ use super::negotiate::Format;
 use super::respond::Scope;
 use super::wire;
 use crate::kinds::Version;
-use skiff_machinery::codec::FieldValidation;
+use skiff_machinery::codec::{self, FieldValidation};
+use skiff_machinery::schema::structural::coerce_metadata;
+use skiff_machinery::schema::{StructRef, Type};
 use skiff_machinery::{ApiError, GroupVersion, Value};
 
 /// A body over the schema of `version`, with warnings about unknown and duplicate fields. Type meta is filled in or has
@@ -56,6 +58,10 @@ pub(super) fn body(
         Format::Protobuf => wire::decode_message(bytes, &version.schema).map(|value| (value, Vec::new())),
         _ => wire::decode_json(bytes, &version.schema, validation).map(|decoded| (decoded.value, decoded.warnings)),
     };
+    let decoded = decoded.and_then(|(mut tree, warnings)| {
+        let warnings = custom_fields(version, &mut tree, validation, warnings)?;
+        Ok((tree, warnings))
+    });
     let (mut tree, warnings) = decoded.map_err(|error| {
         if found_kind.is_empty() {
             return unrecognized(kind, &error.to_string(), bytes);
@@ -71,6 +77,57 @@ pub(super) fn body(
     map.insert("apiVersion", api_version);
     map.insert("kind", kind);
     Ok((tree, warnings))
+}
+
+/// What a definition makes of a custom resource's body: metadata is read as metadata, unknown fields go, with a word
+/// about each.
+fn custom_fields(
+    version: &Version,
+    tree: &mut Value,
+    validation: FieldValidation,
+    mut warnings: Vec<String>,
+) -> Result<Vec<String>, codec::DecodeError> {
+    let Some(custom) = &version.custom else { return Ok(warnings) };
+    warnings.extend(coerce_metadata(tree, validation)?);
+    let unknown = custom.structural.prune(tree);
+    if validation != FieldValidation::Ignore {
+        warnings.extend(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
+    }
+    if validation == FieldValidation::Strict && !warnings.is_empty() {
+        return Err(codec::DecodeError::Strict(warnings));
+    }
+    Ok(warnings)
+}
+
+/// A generic tree (the outcome of a patch) as the kind's schema sees it, defaulted, with texts about unknown fields.
+pub(super) fn retyped(
+    scope: &Scope,
+    tree: Value,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let version = scope.version();
+    let checked = match &version.schema {
+        Type::Struct(StructRef::Builtin(ty)) => {
+            codec::retype(&tree, ty, validation).map(|decoded| (decoded.value, decoded.warnings))
+        }
+        _ => {
+            let mut custom = tree.clone();
+            custom_fields(version, &mut custom, validation, Vec::new()).map(|warnings| (custom, warnings))
+        }
+    };
+    let (mut value, warnings) = checked.map_err(|error| super::patch::invalid_patch(&tree, &error.to_string()))?;
+    scope.resource.strategy.default(&version.group_version, &mut value);
+    Ok((value, warnings))
+}
+
+/// 400: an object that says what it is, but cannot be read as it.
+pub(super) fn cannot_be(object: &Value, kind: &str, why: &str) -> ApiError {
+    let found_version = GroupVersion::parse(object.str_at(&["apiVersion"])).map(|gv| gv.version).unwrap_or_default();
+    ApiError::bad_request(format!(
+        "{} in version {} cannot be handled as a {kind}: {why}",
+        object.str_at(&["kind"]),
+        skiff_machinery::error::quote(&found_version)
+    ))
 }
 
 /// A body for the kind itself.

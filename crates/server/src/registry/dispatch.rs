@@ -269,11 +269,11 @@ impl Registry {
         };
         let create = strategy.allow_create_on_update() && info.subresource.is_empty();
         let make = |old: super::update::Existing<'_>| match old {
-            Some(old) => patch::to_storage(scope, &writer, old, object.clone()),
+            Some(old) => Ok(patch::to_storage(scope, &writer, old, object.clone())),
             None => {
                 let mut object = object.clone();
+                managed::created(scope, &writer, &mut object);
                 scope.cache.codec().to_storage(&mut object, scope.slot);
-                managed::created(scope, &writer, &mut object)?;
                 Ok(object)
             }
         };
@@ -339,7 +339,7 @@ impl Registry {
                 let (object, texts) = patch.patched(&served, scope, validation)?;
                 *told.lock() = texts;
                 check_patched(scope, &object, &served)?;
-                patch::to_storage(scope, &writer, old, object)
+                Ok(patch::to_storage(scope, &writer, old, object))
             };
             self.update(&write, Rules { create: false, uid_is_precondition: false }, &make).await?
         };
@@ -481,7 +481,7 @@ impl Registry {
                 )?,
             };
             scale::put(scope, &mut object, &wanted, paths)?;
-            patch::to_storage(scope, &writer, old, object)
+            Ok(patch::to_storage(scope, &writer, old, object))
         };
         let write =
             Write { scope, context, namespace, name: &info.name, subresource: "scale", strategy, options: None };
@@ -638,6 +638,7 @@ fn bare_version(group: &str, version: &str, kind: &str) -> crate::kinds::Version
             .map_or(Type::Json, |found| Type::Struct(StructRef::Builtin(found))),
         conversion: None,
         deprecation_warning: None,
+        custom: None,
     }
 }
 

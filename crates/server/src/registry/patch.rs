@@ -48,7 +48,7 @@ impl Patch {
                 let decoded = document("patch")?;
                 let (patch, strict) = JsonPatch::decode(decoded.value, validation)?;
                 if validation == FieldValidation::Strict && !strict.is_empty() {
-                    return Err(invalid_patch(bytes, &format!("strict decoding error: {}", strict.join(", "))));
+                    return Err(invalid_text(bytes, &format!("strict decoding error: {}", strict.join(", "))));
                 }
                 Ok((Self::Json(patch), strict))
             }
@@ -92,12 +92,7 @@ impl Patch {
             Self::Strategic(patch) => strategic::apply(document, patch.clone(), schema)?,
             Self::Apply(_) => return Err(ApiError::internal("an apply patch went the way of the others")),
         };
-        let Type::Struct(ty) = schema else { return Ok((patched, Vec::new())) };
-        let decoded = codec::retype(&patched, ty, validation)
-            .map_err(|error| invalid_patch(&json::to_vec(&patched), &error.to_string()))?;
-        let mut value = decoded.value;
-        scope.resource.strategy.default(&scope.version().group_version, &mut value);
-        Ok((value, decoded.warnings))
+        super::decode::retyped(scope, patched, validation)
     }
 }
 
@@ -124,26 +119,32 @@ pub(super) fn scale(
         _ => return Err(unknown_format(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH])),
     };
     let Type::Struct(ty) = &schema else { return Ok(patched) };
-    let decoded = codec::retype(&patched, ty, validation)
-        .map_err(|error| invalid_patch(&json::to_vec(&patched), &error.to_string()))?;
+    let decoded =
+        codec::retype(&patched, ty, validation).map_err(|error| invalid_patch(&patched, &error.to_string()))?;
     Ok(decoded.value)
 }
 
 /// 422 with the text that could not be used (`errors.NewInvalid` without a kind).
-fn invalid_patch(patched: &[u8], why: &str) -> ApiError {
-    let shown = String::from_utf8_lossy(patched).into_owned();
+fn invalid_text(text: &[u8], why: &str) -> ApiError {
+    let shown = String::from_utf8_lossy(text).into_owned();
     let error = FieldError::invalid(&FieldPath::new("patch"), shown, why);
     ApiError::invalid(&GroupKind::new("", ""), "", &[error])
 }
 
-/// The new object in the storage version, with its owners recorded.
-pub(super) fn to_storage(
-    scope: &Scope,
-    writer: &Writer<'_>,
-    old: &Value,
-    mut object: Value,
-) -> Result<Value, ApiError> {
-    scope.cache.codec().to_storage(&mut object, scope.slot);
-    managed::updated(scope, writer, old, &mut object)?;
-    Ok(object)
+/// The same for the outcome of a patch.
+pub(super) fn invalid_patch(patched: &Value, why: &str) -> ApiError {
+    invalid_text(&json::to_vec(patched), why)
+}
+
+/// The new object of the request's version in the storage version, with its owners recorded. `old` is in the storage
+/// version.
+pub(super) fn to_storage(scope: &Scope, writer: &Writer<'_>, old: &Value, mut object: Value) -> Value {
+    let codec = scope.cache.codec();
+    if codec.is_storage(scope.slot) {
+        managed::updated(scope, writer, old, &mut object);
+    } else {
+        managed::updated(scope, writer, &codec.served(old, scope.slot), &mut object);
+        codec.to_storage(&mut object, scope.slot);
+    }
+    object
 }

@@ -27,7 +27,10 @@ impl Scope {
     }
     /// The columns.
     pub(super) fn table(&self) -> Option<&Arc<dyn crate::kinds::TableConvertor>> {
-        self.resource.table.as_ref()
+        match &self.version().custom {
+            Some(custom) => custom.table.as_ref(),
+            None => self.resource.table.as_ref(),
+        }
     }
     /// Whether the kind's schema is one of the generated table.
     pub(super) fn is_builtin(&self) -> bool {

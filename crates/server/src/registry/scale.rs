@@ -21,6 +21,7 @@ pub(super) fn version() -> crate::kinds::Version {
         schema: schema(),
         conversion: None,
         deprecation_warning: None,
+        custom: None,
     }
 }
 

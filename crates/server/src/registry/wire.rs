@@ -5,14 +5,15 @@ use super::cache::Parts;
 use jiff::Timestamp;
 use skiff_machinery::Value;
 use skiff_machinery::codec::{DecodeError, Decoded, FieldValidation, json, protobuf, yaml};
-use skiff_machinery::schema::{StructType, Type};
+use skiff_machinery::schema::{StructRef, StructType, Type};
 
 /// What upstream's protobuf objects begin with.
 pub const PROTOBUF_MAGIC: &[u8; 4] = b"k8s\0";
 
 fn structure(ty: &Type) -> Option<&StructType> {
     match ty {
-        Type::Struct(entry) => Some(entry),
+        // Custom resources are generic trees: sorted when written, checked by their own schema when read.
+        Type::Struct(StructRef::Builtin(entry)) => Some(entry),
         _ => None,
     }
 }

@@ -266,3 +266,46 @@ async fn shapes_and_encodings() {
     let pretty = api.get(&format!("{path}?pretty=true")).await.expect(200);
     assert!(pretty.text().starts_with("{\n  \"kind\": \"ConfigMap\",\n"));
 }
+
+fn managers(object: &Value) -> Vec<String> {
+    let entries = object.items_at(&["metadata", "managedFields"]);
+    entries.iter().map(|entry| format!("{} {}", entry.str_at(&["manager"]), entry.str_at(&["operation"]))).collect()
+}
+
+#[tokio::test]
+async fn applies_and_keeps_owners_apart() {
+    let api = Api::new().await;
+    let path = format!("{MAPS}/a");
+    let apply = |manager: &str, force: bool, text: &str| {
+        let uri = format!("{path}?fieldManager={manager}&force={force}");
+        let body = format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  {text}\n");
+        call("PATCH", &uri).body("application/apply-patch+yaml", body)
+    };
+    let made = api.send(apply("one", false, "x: \"1\"")).await.expect(201).json();
+    assert_eq!(managers(&made), ["one Apply"]);
+    let same = api.send(apply("one", false, "x: \"1\"")).await.expect(200).json();
+    assert_eq!(same.str_at(&["metadata", "resourceVersion"]), made.str_at(&["metadata", "resourceVersion"]));
+    let conflict = api.send(apply("two", false, "x: \"2\"")).await.expect(409);
+    assert_eq!(conflict.at(&["message"]), "Apply failed with 1 conflict: conflict with \"one\": .data.x");
+    let forced = api.send(apply("two", true, "x: \"2\"")).await.expect(200).json();
+    assert_eq!((forced.str_at(&["data", "x"]), managers(&forced)), ("2", vec!["two Apply".to_owned()]));
+    let both = api.send(apply("one", false, "w: \"3\"")).await.expect(200).json();
+    assert_eq!(managers(&both).len(), 2);
+    let less = api.send(apply("two", false, "z: \"4\"")).await.expect(200).json();
+    assert_eq!(less.at(&["data", "x"]), None, "what its only owner no longer applies goes");
+    assert_eq!(less.str_at(&["data", "w"]), "3");
+    let updated = api
+        .send(
+            call("PATCH", &path)
+                .header("user-agent", "curl/8.1 (x)")
+                .body("application/merge-patch+json", r#"{"data":{"w":"5"}}"#),
+        )
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(managers(&updated), ["two Apply", "curl Update"]);
+    let typo = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndota: {}\n";
+    let refused =
+        api.send(call("PATCH", &format!("{path}?fieldManager=x")).body("application/apply-patch+yaml", typo)).await;
+    assert!(refused.text().contains(".dota: field not declared in schema"), "{}", refused.text());
+}
