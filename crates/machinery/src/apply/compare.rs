@@ -35,12 +35,11 @@ impl Comparison {
     }
     /// Without fields in `ignored` and below them.
     #[must_use]
-    pub fn without(&self, ignored: &Set) -> Self {
-        Self {
-            added: self.added.recursive_difference(ignored),
-            modified: self.modified.recursive_difference(ignored),
-            removed: self.removed.recursive_difference(ignored),
-        }
+    pub fn without(mut self, ignored: &Set) -> Self {
+        self.added.subtract_below(ignored);
+        self.modified.subtract_below(ignored);
+        self.removed.subtract_below(ignored);
+        self
     }
     fn push(&mut self, element: impl Fn() -> Element, change: Change, below: Comparison) {
         self.added.push(&element, change == Change::Added, below.added);

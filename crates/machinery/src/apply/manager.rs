@@ -3,7 +3,7 @@
 use super::compare::{Comparison, compare};
 use super::element::Element;
 use super::managed::{Entry, Identity, Managers, Operation};
-use super::merge::{field_set, merge, reconcile, remove, with_named_fields};
+use super::merge::{field_set, merge, remove, with_named_fields};
 use super::set::Set;
 use super::typed::{join_errors, validate};
 use super::{LAST_APPLIED_ANNOTATION, MAX_UPDATE_MANAGERS};
@@ -12,6 +12,7 @@ use crate::error::{ApiError, Cause, Reason};
 use crate::meta::{GroupVersion, GroupVersionKind};
 use crate::schema::{StructRef, StructType};
 use crate::value::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// An object in another version of its kind.
@@ -113,9 +114,12 @@ fn with_managed_fields(mut object: Value, managers: Managers) -> Value {
 /// The managers a request gives, or the present ones when it gives none that can be read: clients that do not know of
 /// `managedFields` must not delete them.
 fn decode_or_live(given: Vec<Value>, live: &Value) -> Managers {
-    match Managers::decode(given) {
+    let present = managed_fields(live);
+    // What comes back from a client is most often what it was given.
+    let stored = given == present;
+    match Managers::decode(given, stored) {
         Ok(managers) if !managers.is_empty() => managers,
-        _ => Managers::decode(managed_fields(live).to_vec()).unwrap_or_default(),
+        _ => Managers::decode(present.to_vec(), true).unwrap_or_default(),
     }
 }
 
@@ -123,6 +127,16 @@ fn decode_or_live(given: Vec<Value>, live: &Value) -> Managers {
 struct Conflict {
     manager: Identity,
     path: Vec<Element>,
+}
+
+/// The live object in versions other than the request's; `None` for those no longer served.
+type Lives = BTreeMap<String, Option<Versioned>>;
+
+/// Who writes, when others lose fields.
+#[derive(Clone, Copy)]
+enum Writer<'w> {
+    Updater(&'w Identity),
+    Applier { own: &'w Identity, force: bool },
 }
 
 /// Why managers could not be brought up to date.
@@ -186,80 +200,80 @@ impl FieldManager<'_> {
         manager: &str,
         now: &str,
     ) -> Result<(), ApiError> {
-        self.reconcile_all(live, managers)?;
-        let found = compare(live, new, self.ty);
-        match self.take_from_others(live, new, &found, managers, None, true) {
+        let lives = self.reconcile_all(live, managers)?;
+        let found = compare(live, new, self.ty).without(self.reset_fields);
+        let api_version = self.api_version();
+        let identity = Identity::new(manager, Operation::Update, &api_version, self.subresource);
+        match self.take_from_others(&lives, new, &found, managers, Writer::Updater(&identity)) {
             Ok(()) => {}
             Err(Failure::Other(error)) => return Err(error),
             Err(Failure::Conflicts(_)) => return Err(ApiError::internal("conflict in a forced operation")),
         }
-        let Comparison { added, modified, .. } = found;
-        let own = added.union(&modified).recursive_difference(self.reset_fields).difference(&STRIPPED);
+        let mut own = found.added.joined(found.modified);
+        own.subtract(&STRIPPED);
         if !own.is_empty() {
-            let api_version = self.api_version();
-            let identity = Identity::new(manager, Operation::Update, &api_version, self.subresource);
             match managers.get_mut(&identity) {
                 Some(entry) => {
-                    if !own.is_subset(&entry.set) {
-                        entry.replace(entry.set.union(&own));
-                    }
+                    entry.add(own);
                     entry.time = Some(now.to_owned());
                 }
                 None => managers.entries.push(Entry::new(identity, &api_version, Some(now.to_owned()), own)),
             }
         }
-        managers.entries.retain(|entry| !entry.set.is_empty());
+        managers.entries.retain(|entry| !entry.is_empty());
         managers.cap_updaters(MAX_UPDATE_MANAGERS);
         Ok(())
     }
 
-    /// `Updater.update`: fields that changed are lost to every manager but `except`; without `force` that is a conflict
+    /// `Updater.update`: fields that changed are lost to every manager but the writer; without force that is a conflict
     /// where they were owned. Managers of versions no longer served are dropped.
     fn take_from_others(
         &self,
-        live: &Value,
+        lives: &Lives,
         new: &Value,
         found: &Comparison,
         managers: &mut Managers,
-        except: Option<&Identity>,
-        force: bool,
+        writer: Writer<'_>,
     ) -> Result<(), Failure> {
         let api_version = self.api_version();
-        let mut versions: Vec<(String, Option<Comparison>)> =
-            vec![(api_version, Some(found.without(self.reset_fields)))];
+        let mut versions: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
         let mut conflicts = Vec::new();
         let mut losses: Vec<(usize, Set)> = Vec::new();
         let mut dropped = Vec::new();
         for (index, entry) in managers.entries.iter().enumerate() {
-            if except == Some(&entry.identity) {
+            let own = matches!(writer, Writer::Updater(own) | Writer::Applier { own, .. } if *own == entry.identity);
+            if own && matches!(writer, Writer::Applier { .. }) {
                 continue;
             }
-            let known = versions.iter().position(|(version, _)| *version == entry.api_version);
-            let known = match known {
-                Some(known) => known,
-                None => {
-                    let comparison = self.compare_in(live, new, &entry.api_version)?;
-                    versions.push((entry.api_version.clone(), comparison));
-                    versions.len() - 1
-                }
-            };
-            let Some(comparison) = &versions[known].1 else {
-                dropped.push(index);
-                continue;
-            };
-            let changed = entry.set.intersects(&comparison.modified) || entry.set.intersects(&comparison.added);
-            if changed {
-                let taken = entry.set.intersection(&comparison.modified.union(&comparison.added));
-                if !force {
-                    taken.for_each(|path| {
-                        conflicts.push(Conflict { manager: entry.identity.clone(), path: path.to_vec() });
-                    });
-                }
-                losses.push((index, taken));
+            if entry.api_version != api_version && !versions.contains_key(&entry.api_version) {
+                let comparison = self.compare_in(lives, new, &entry.api_version)?;
+                versions.insert(entry.api_version.clone(), comparison);
             }
-            if entry.set.intersects(&comparison.removed) {
+            let comparison = if entry.api_version == api_version {
+                found
+            } else {
+                match versions.get(&entry.api_version).and_then(Option::as_ref) {
+                    Some(comparison) => comparison,
+                    None => {
+                        dropped.push(index);
+                        continue;
+                    }
+                }
+            };
+            if entry.intersects(&comparison.removed) {
                 losses.push((index, comparison.removed.clone()));
             }
+            // What an updater changed becomes its own again at once.
+            if own || !(entry.intersects(&comparison.modified) || entry.intersects(&comparison.added)) {
+                continue;
+            }
+            let taken = entry.set().intersection(&comparison.modified.union(&comparison.added));
+            if matches!(writer, Writer::Applier { force: false, .. }) {
+                taken.for_each(|path| {
+                    conflicts.push(Conflict { manager: entry.identity.clone(), path: path.to_vec() });
+                });
+            }
+            losses.push((index, taken));
         }
         if !conflicts.is_empty() {
             return Err(Failure::Conflicts(conflicts));
@@ -267,36 +281,38 @@ impl FieldManager<'_> {
         for (index, lost) in losses {
             managers.entries[index].subtract(&lost);
         }
-        for index in dropped.into_iter().rev() {
-            managers.entries.remove(index);
+        for index in dropped {
+            managers.entries[index].replace(Set::new());
         }
-        managers.entries.retain(|entry| !entry.set.is_empty());
+        managers.entries.retain(|entry| !entry.is_empty());
         Ok(())
     }
 
-    fn compare_in(&self, live: &Value, new: &Value, api_version: &str) -> Result<Option<Comparison>, ApiError> {
-        let Some(old) = self.versions.convert(live, api_version)? else { return Ok(None) };
+    fn compare_in(&self, lives: &Lives, new: &Value, api_version: &str) -> Result<Option<Comparison>, ApiError> {
+        let Some(Some(old)) = lives.get(api_version) else { return Ok(None) };
         let Some(new) = self.versions.convert(new, api_version)? else { return Ok(None) };
         Ok(Some(compare(&old.object, &new.object, &old.ty).without(&old.reset_fields)))
     }
 
-    /// Brings sets up to date with types that changed since they were written.
-    fn reconcile_all(&self, live: &Value, managers: &mut Managers) -> Result<(), ApiError> {
+    /// Brings sets up to date with types that changed since they were written. Returns the live object in the versions
+    /// that managers speak, each converted once.
+    fn reconcile_all(&self, live: &Value, managers: &mut Managers) -> Result<Lives, ApiError> {
         let api_version = self.api_version();
+        let mut lives = Lives::new();
         for entry in &mut managers.entries {
-            let reconciled = if entry.api_version == api_version {
-                reconcile(&entry.set, live, self.ty)
-            } else {
-                match self.versions.convert(live, &entry.api_version)? {
-                    Some(versioned) => reconcile(&entry.set, &versioned.object, &versioned.ty),
-                    None => None,
-                }
-            };
-            if let Some(set) = reconciled {
-                entry.replace(set);
+            if entry.api_version == api_version {
+                entry.reconcile(live, self.ty);
+                continue;
+            }
+            if !lives.contains_key(&entry.api_version) {
+                let converted = self.versions.convert(live, &entry.api_version)?;
+                lives.insert(entry.api_version.clone(), converted);
+            }
+            if let Some(Some(versioned)) = lives.get(&entry.api_version) {
+                entry.reconcile(&versioned.object, &versioned.ty);
             }
         }
-        Ok(())
+        Ok(lives)
     }
 
     /// The object after `manager` applied `patch`, with its `managedFields`. The result is not yet what is stored: the
@@ -315,7 +331,7 @@ impl FieldManager<'_> {
         let nothing = Value::Object(Map::new());
         let live = live.unwrap_or(&nothing);
         self.check_patch(patch)?;
-        let mut managers = Managers::decode(managed_fields(live).to_vec())
+        let mut managers = Managers::decode(managed_fields(live).to_vec(), true)
             .map_err(|error| plain(format!("failed to decode managed fields: {error}")))?;
         if managers.is_empty() {
             self.track(&nothing, &without_managed_fields(live.clone()), &mut managers, "before-first-apply", now)?;
@@ -388,26 +404,28 @@ impl FieldManager<'_> {
         force: bool,
         now: &str,
     ) -> Result<(Value, Managers), Failure> {
-        self.reconcile_all(live, &mut managers)?;
+        let lives = self.reconcile_all(live, &mut managers)?;
         let api_version = self.api_version();
         let identity = Identity::new(manager, Operation::Apply, &api_version, self.subresource);
         let merged = merge(without_managed_fields(live.clone()), patch, self.ty);
-        let set = field_set(patch, self.ty).recursive_difference(self.reset_fields);
+        let mut set = field_set(patch, self.ty);
+        set.subtract_below(self.reset_fields);
         let last = managers.take(&identity);
         managers.entries.push(Entry::new(identity.clone(), &api_version, None, set));
         let new = match &last {
-            Some(last) if !last.set.is_empty() => self.prune(merged, &managers, &identity, last)?,
+            Some(last) if !last.is_empty() => self.prune(merged, &managers, &identity, last)?,
             _ => merged,
         };
         let found = compare(live, &new, self.ty);
-        self.take_from_others(live, &new, &found, &mut managers, Some(&identity), force)?;
         let changed = changes(&found);
+        let found = found.without(self.reset_fields);
+        let writer = Writer::Applier { own: &identity, force };
+        self.take_from_others(&lives, &new, &found, &mut managers, writer)?;
         if let Some(entry) = managers.get_mut(&identity) {
-            let stripped = entry.set.difference(&STRIPPED);
-            entry.replace(stripped);
+            entry.subtract(&STRIPPED);
             entry.time = if changed { Some(now.to_owned()) } else { last.and_then(|last| last.time) };
         }
-        managers.entries.retain(|entry| !entry.set.is_empty());
+        managers.entries.retain(|entry| !entry.is_empty());
         Ok((new, managers))
     }
 
@@ -415,7 +433,8 @@ impl FieldManager<'_> {
     fn prune(&self, merged: Value, managers: &Managers, identity: &Identity, last: &Entry) -> Result<Value, ApiError> {
         let api_version = self.api_version();
         let Some(own) = managers.entries.iter().find(|entry| entry.identity == *identity) else { return Ok(merged) };
-        if last.api_version == api_version && last.set.is_subset(&own.set) {
+        let last_set = last.set();
+        if last.api_version == api_version && last_set.is_subset(&own.set()) {
             return Ok(merged);
         }
         // In the version in which the manager applied last.
@@ -431,16 +450,15 @@ impl FieldManager<'_> {
                 None => return Ok(merged),
             }
         };
-        let last_set = with_named_fields(&last.set, ty);
+        let last_set = with_named_fields(&last_set, ty);
         let mut pruned = remove(base.clone(), &last_set, ty);
-        let mut owned: Vec<(&str, Set)> = Vec::new();
+        let mut by_version: BTreeMap<&str, Set> = BTreeMap::new();
         for entry in &managers.entries {
-            match owned.iter_mut().find(|(version, _)| *version == entry.api_version) {
-                Some((_, set)) => *set = set.union(&entry.set),
-                None => owned.push((&entry.api_version, entry.set.clone())),
-            }
+            let set = by_version.entry(&entry.api_version).or_default();
+            *set = std::mem::take(set).joined(entry.set().into_owned());
         }
         // The version at hand first, so that what conversion needs is back before anything is converted.
+        let mut owned: Vec<(&str, Set)> = by_version.into_iter().collect();
         owned.sort_by_key(|(version, _)| *version != last.api_version);
         for (version, set) in &owned {
             if *version == last.api_version {

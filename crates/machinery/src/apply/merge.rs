@@ -5,7 +5,7 @@ use super::set::Set;
 use super::typed::{Kind, item_element};
 use crate::patch::merge_patch::{join, sorted};
 use crate::schema::StructType;
-use crate::value::{Map, Value};
+use crate::value::{Map, Name, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The object with the configuration's fields over it. Nothing is removed by this.
@@ -212,15 +212,16 @@ pub(super) fn reconcile(set: &Set, live: &Value, entry: &StructType) -> Option<S
 
 fn reconcile_below(set: &Set, live: Option<&Value>, kind: Kind<'_>) -> Option<Set> {
     let mut changed: Option<Vec<(usize, bool, Set)>> = None;
+    let items: BTreeMap<Element, &Value> = match (kind, live) {
+        (Kind::ListMap(..), Some(Value::Array(items))) => {
+            items.iter().filter_map(|item| item_element(kind, item).ok().map(|element| (element, item))).collect()
+        }
+        _ => BTreeMap::new(),
+    };
     for (index, node) in set.nodes().iter().enumerate() {
         let (child, value) = match &node.element {
             Element::Field(name) => (kind.child(name), live.and_then(|live| live.get(name))),
-            element => {
-                let items = live.and_then(Value::as_array).unwrap_or(&[]);
-                let found = || items.iter().find(|item| item_element(kind, item).is_ok_and(|other| other == *element));
-                let needed = !matches!(kind.item(), Kind::Leaf(_));
-                (Some(kind.item()), if needed { found() } else { None })
-            }
+            element => (Some(kind.item()), items.get(element).copied()),
         };
         let Some(child) = child else { continue };
         let replaced = match child {
@@ -250,4 +251,57 @@ fn reconcile_below(set: &Set, live: Option<&Value>, kind: Kind<'_>) -> Option<Se
         }
     }
     Some(all)
+}
+
+/// Whether [`reconcile`] could find something to do, told from `fieldsV1` without decoding it.
+pub(super) fn may_need_reconciling(fields: &Map, live: &Value, entry: &StructType) -> bool {
+    may_need(fields, &Place::Root(live), Kind::Struct(entry))
+}
+
+/// Where in the live object an element of `fieldsV1` leads; looked up only when it matters.
+enum Place<'a> {
+    Root(&'a Value),
+    Below(&'a Place<'a>, Kind<'a>, &'a Name),
+}
+
+impl Place<'_> {
+    fn value(&self) -> Option<&Value> {
+        match self {
+            Self::Root(value) => Some(value),
+            Self::Below(parent, kind, key) => {
+                let parent = parent.value()?;
+                match Element::from_text(key)? {
+                    Element::Field(name) => parent.get(&name),
+                    element => {
+                        let same = |item: &&Value| item_element(*kind, item).is_ok_and(|other| other == element);
+                        parent.as_array()?.iter().find(same)
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn may_need(fields: &Map, place: &Place<'_>, kind: Kind<'_>) -> bool {
+    /// Above this many items, looking each one up costs more than decoding.
+    const MANY: usize = 32;
+    if fields.len() > MANY && matches!(kind, Kind::ListMap(..)) {
+        return true;
+    }
+    fields.iter().any(|(key, below)| {
+        let child = match key.strip_prefix("f:") {
+            Some(name) => kind.child(name),
+            None if key.as_str() == "." => None,
+            None => Some(kind.item()),
+        };
+        let (Some(child), Some(below)) = (child, below.as_object()) else { return false };
+        let place = Place::Below(place, kind, key);
+        match child {
+            Kind::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap) => !below.is_empty(),
+            Kind::Struct(_) | Kind::Map(_) | Kind::Set(_) | Kind::ListMap(..) if below.is_empty() => {
+                place.value().is_some_and(|value| !fields_below(value, child).is_empty())
+            }
+            child => may_need(below, &place, child),
+        }
+    })
 }

@@ -22,6 +22,11 @@ pub(super) struct Node {
     pub(super) children: Set,
 }
 
+/// In `fieldsV1` an element with nothing below it is a member; otherwise `.` says so.
+pub(super) fn is_member(below: &Map) -> bool {
+    below.is_empty() || below.contains_key(".")
+}
+
 static EMPTY: Set = Set { nodes: Vec::new() };
 
 impl Set {
@@ -176,6 +181,59 @@ impl Set {
         }
         rest
     }
+    /// The union of two sets that are no longer needed.
+    pub(super) fn joined(self, other: Self) -> Self {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => self.union(&other),
+        }
+    }
+    /// [`Set::difference`] in place.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        if other.is_empty() {
+            return;
+        }
+        self.nodes.retain_mut(|node| {
+            if let Some(gone) = other.node(&node.element) {
+                node.member &= !gone.member;
+                node.children.subtract(&gone.children);
+            }
+            node.member || !node.children.is_empty()
+        });
+    }
+    /// [`Set::recursive_difference`] in place.
+    pub(super) fn subtract_below(&mut self, other: &Self) {
+        if other.is_empty() {
+            return;
+        }
+        self.nodes.retain_mut(|node| match other.node(&node.element) {
+            Some(gone) if gone.member => false,
+            Some(gone) => {
+                node.children.subtract_below(&gone.children);
+                node.member || !node.children.is_empty()
+            }
+            None => true,
+        });
+    }
+    /// Whether `fieldsV1` in canonical form shares a field with this set; nothing is decoded.
+    pub(super) fn intersects_fields(&self, fields: &Map) -> bool {
+        self.nodes.iter().any(|node| {
+            fields
+                .get(&node.element.to_text())
+                .and_then(Value::as_object)
+                .is_some_and(|below| (node.member && is_member(below)) || node.children.intersects_fields(below))
+        })
+    }
+    /// Whether `fieldsV1` in canonical form has every field of this set; nothing is decoded.
+    pub(super) fn is_subset_of_fields(&self, fields: &Map) -> bool {
+        self.nodes.iter().all(|node| {
+            fields
+                .get(&node.element.to_text())
+                .and_then(Value::as_object)
+                .is_some_and(|below| (!node.member || is_member(below)) && node.children.is_subset_of_fields(below))
+        })
+    }
     /// Whether every field of this set is in the other.
     pub fn is_subset(&self, other: &Self) -> bool {
         self.nodes.iter().all(|node| {
@@ -242,7 +300,7 @@ impl Set {
             _ => None,
         }
     }
-    fn from_map(map: &Map) -> Option<Self> {
+    pub(super) fn from_map(map: &Map) -> Option<Self> {
         let mut set = Self::new();
         set.nodes.reserve(map.len());
         for (key, below) in map.iter() {
@@ -256,9 +314,7 @@ impl Set {
                 None => continue,
             };
             let below = below.as_object()?;
-            // An element with nothing below it is a member; otherwise `.` says so.
-            let member = below.is_empty() || below.contains_key(".");
-            set.push(|| element, member, Self::from_map(below)?);
+            set.push(|| element, is_member(below), Self::from_map(below)?);
         }
         set.sort();
         Some(set)

@@ -656,6 +656,45 @@ fn random_histories_keep_their_promises() {
     }
 }
 
+/// Goal 11: requests made to be expensive are answered soon.
+#[test]
+fn large_requests_cost_in_proportion() {
+    let gvk = GroupVersionKind::new("g", "v1", "K");
+    let ty = custom();
+    let fields = FieldManager { ty: &ty, gvk: &gvk, subresource: "", reset_fields: &NONE, versions: &OneVersion };
+    let started = std::time::Instant::now();
+    let entries: Vec<Value> = (0..20_000)
+        .map(|index| {
+            json(&format!(
+                r#"{{"manager":"m{index}","operation":"Update","apiVersion":"g/v{}","fieldsType":"FieldsV1","fieldsV1":{{"f:spec":{{"f:n{index}":{{}}}}}}}}"#,
+                index % 7_000
+            ))
+        })
+        .collect();
+    let mut new = json(r#"{"apiVersion":"g/v1","kind":"K","metadata":{"name":"k","uid":"u"},"spec":{}}"#);
+    new.get_mut("metadata").unwrap().as_object_mut().unwrap().insert("managedFields", Value::Array(entries));
+    let updated = fields.update(Some(&new.clone()), new, "me", NOW);
+    assert!(owners(&updated).len() <= MAX_UPDATE_MANAGERS);
+
+    let items: Vec<Value> = (0..40_000).map(|index| object! { "id": index.to_string(), "v": 1 }).collect();
+    let config = object! { "apiVersion": "g/v1", "kind": "K", "metadata": object! { "name": "k" }, "spec": object! { "list": items } };
+    let applied = stored(fields.apply(None, &config, "me", false, NOW).unwrap());
+    let mut reversed = config.clone();
+    reversed.get_mut("spec").unwrap().get_mut("list").unwrap().as_array_mut().unwrap().reverse();
+    let again = fields.apply(Some(&applied), &reversed, "you", false, NOW).unwrap();
+    assert_eq!(again.get("spec"), reversed.get("spec"));
+    // Owning nothing of each item but itself, which makes ownership look for each item.
+    let mut bare = applied.clone();
+    let entry = &mut bare.get_mut("metadata").unwrap().get_mut("managedFields").unwrap().as_array_mut().unwrap()[0];
+    let list = entry.get_mut("fieldsV1").unwrap().get_mut("f:spec").unwrap().get_mut("f:list").unwrap();
+    list.as_object_mut().unwrap().iter_mut().for_each(|(_, below)| *below = Value::Object(Map::new()));
+    fields.update(Some(&bare), bare.clone(), "me", NOW);
+    let fewer = json(r#"{"apiVersion":"g/v1","kind":"K","metadata":{"name":"k"},"spec":{"list":[{"id":"7"}]}}"#);
+    let fewer = fields.apply(Some(&applied), &fewer, "me", false, NOW).unwrap();
+    assert_eq!(show(fewer.get("spec").unwrap()), r#"{"list":[{"id":"7"}]}"#);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
 #[test]
 fn mutated_requests_never_panic() {
     let gvk = pods();
