@@ -13,7 +13,9 @@ pub mod client;
 pub mod io;
 pub mod server;
 pub mod service;
+pub mod spdy;
 pub mod tls;
+pub mod websocket;
 
 pub use body::Body;
 pub use service::{Peer, Service, ServiceFuture};
