@@ -81,7 +81,8 @@ fn nodes(left: Option<&Value>, right: Option<&Value>, kind: Kind<'_>) -> (Change
         Kind::Struct(_) | Kind::Map(_) => {
             let left_map = left.and_then(Value::as_object);
             let right_map = right.and_then(Value::as_object);
-            if left_map.is_none_or(Map::is_empty) && right_map.is_none_or(Map::is_empty) {
+            let shows = |map: Option<&Map>| map.is_some_and(|map| !map.is_empty() || kind.always_shows());
+            if !shows(left_map) && !shows(right_map) {
                 // Nothing below: a leaf, so that empty and absent are told apart.
                 return done(leaf(left, right));
             }
@@ -141,8 +142,16 @@ fn maps(left: Option<&Map>, right: Option<&Map>, kind: Kind<'_>) -> Comparison {
     };
     match (left, right) {
         (None, None) => {}
-        (Some(left), None) => left.iter().for_each(|(key, value)| one(key, Some(value), None)),
-        (None, Some(right)) => right.iter().for_each(|(key, value)| one(key, None, Some(value))),
+        (Some(left), None) => {
+            left.iter().for_each(|(key, value)| one(key, Some(value), None));
+            kind.left_out(left, |key, zero| one(key, Some(zero), None));
+            found.sort();
+        }
+        (None, Some(right)) => {
+            right.iter().for_each(|(key, value)| one(key, None, Some(value)));
+            kind.left_out(right, |key, zero| one(key, None, Some(zero)));
+            found.sort();
+        }
         (Some(left), Some(right)) => {
             let mut left = left.iter().peekable();
             let mut right = right.iter().peekable();

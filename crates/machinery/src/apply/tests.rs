@@ -121,6 +121,68 @@ fn a_created_object_belongs_to_its_creator() {
     assert_eq!((entry.str_at(&["time"]), entry.str_at(&["fieldsType"])), (NOW, "FieldsV1"));
 }
 
+/// Entries as clusters show them.
+#[test]
+fn entries_of_real_clusters() {
+    let check = |group: &str, kind: &str, subresource: &str, live: &str, new: &str, fields: &str| {
+        let gvk = GroupVersionKind::new(group, "v1", kind);
+        let manager = FieldManager { subresource, ..manager(&gvk) };
+        let live = (!live.is_empty()).then(|| json(live));
+        let updated = manager.update(live.as_ref(), json(new), "m", NOW);
+        let entries = updated.items_at(&["metadata", "managedFields"]);
+        assert_eq!(show(entries[0].get("fieldsV1").unwrap()), show(&json(fields)), "{kind}");
+    };
+    check(
+        "",
+        "Service",
+        "",
+        "",
+        r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web-service","namespace":"default","labels":{"run":"nginx"}},
+        "spec":{"ports":[{"port":80,"protocol":"TCP","targetPort":80}],"selector":{"run":"nginx"},"sessionAffinity":"None","type":"ClusterIP","internalTrafficPolicy":"Cluster"}}"#,
+        r#"{"f:metadata":{"f:labels":{".":{},"f:run":{}}},"f:spec":{"f:internalTrafficPolicy":{},"f:ports":{".":{},"k:{\"port\":80,\"protocol\":\"TCP\"}":
+        {".":{},"f:port":{},"f:protocol":{},"f:targetPort":{}}},"f:selector":{},"f:sessionAffinity":{},"f:type":{}}}"#,
+    );
+    check(
+        "",
+        "Pod",
+        "status",
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{},"status":{"phase":"Pending"}}"#,
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{},"status":{"phase":"Running","conditions":[
+        {"type":"Ready","status":"True","lastTransitionTime":"2024-03-12T17:10:59Z"}],"containerStatuses":[{"name":"c"}],"podIP":"10.1.0.2",
+        "podIPs":[{"ip":"10.1.0.2"}],"startTime":"2024-03-12T17:10:59Z"}}"#,
+        r#"{"f:status":{"f:conditions":{".":{},"k:{\"type\":\"Ready\"}":{".":{},"f:lastProbeTime":{},"f:lastTransitionTime":{},"f:status":{},"f:type":{}}},
+        "f:containerStatuses":{},"f:phase":{},"f:podIP":{},"f:podIPs":{".":{},"k:{\"ip\":\"10.1.0.2\"}":{".":{},"f:ip":{}}},"f:startTime":{}}}"#,
+    );
+    check(
+        "",
+        "Node",
+        "",
+        "",
+        r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n"},"spec":{"podCIDR":"10.244.0.0/24","podCIDRs":["10.244.0.0/24"],"taints":[{"key":"k","effect":"NoSchedule"}]},
+        "status":{"addresses":[{"type":"Hostname","address":"n"}],"capacity":{"cpu":"6"},"daemonEndpoints":{"kubeletEndpoint":{"Port":10250}},"images":[{"names":["x"]}],
+        "nodeInfo":{"architecture":"amd64"},"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":"2024-03-12T17:10:59Z","lastTransitionTime":"2024-03-12T17:10:59Z","reason":"r","message":"m"}]}}"#,
+        r#"{"f:spec":{"f:podCIDR":{},"f:podCIDRs":{".":{},"v:\"10.244.0.0/24\"":{}},"f:taints":{}},
+        "f:status":{"f:addresses":{".":{},"k:{\"type\":\"Hostname\"}":{".":{},"f:address":{},"f:type":{}}},"f:capacity":{".":{},"f:cpu":{}},
+        "f:conditions":{".":{},"k:{\"type\":\"Ready\"}":{".":{},"f:lastHeartbeatTime":{},"f:lastTransitionTime":{},"f:message":{},"f:reason":{},"f:status":{},"f:type":{}}},
+        "f:daemonEndpoints":{"f:kubeletEndpoint":{"f:Port":{}}},"f:images":{},"f:nodeInfo":{"f:architecture":{}}}}"#,
+    );
+    check(
+        "",
+        "Pod",
+        "",
+        "",
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","generateName":"p-","ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"r","uid":"u-1","controller":true,"blockOwnerDeletion":true}]},
+        "spec":{"containers":[{"name":"c","image":"i","startupProbe":{"httpGet":{"path":"/","port":80,"scheme":"HTTP"},"periodSeconds":10},
+        "volumeMounts":[{"name":"s","mountPath":"/s","subPath":"x"}],"terminationMessagePath":"/dev/termination-log"}],
+        "imagePullSecrets":[{"name":"registry-secret"}],"volumes":[{"name":"s","secret":{"secretName":"s","defaultMode":420}}],"tolerations":[{"operator":"Exists"}]}}"#,
+        r#"{"f:metadata":{"f:generateName":{},"f:ownerReferences":{".":{},"k:{\"uid\":\"u-1\"}":{}}},
+        "f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:image":{},"f:name":{},"f:resources":{},"f:startupProbe":{".":{},"f:httpGet":{".":{},"f:path":{},"f:port":{},"f:scheme":{}},"f:periodSeconds":{}},
+        "f:terminationMessagePath":{},"f:volumeMounts":{".":{},"k:{\"mountPath\":\"/s\"}":{".":{},"f:mountPath":{},"f:name":{},"f:subPath":{}}}}},
+        "f:imagePullSecrets":{".":{},"k:{\"name\":\"registry-secret\"}":{}},"f:tolerations":{},
+        "f:volumes":{".":{},"k:{\"name\":\"s\"}":{".":{},"f:name":{},"f:secret":{".":{},"f:defaultMode":{},"f:secretName":{}}}}}}"#,
+    );
+}
+
 #[test]
 fn updates_move_ownership() {
     let gvk = config_maps();

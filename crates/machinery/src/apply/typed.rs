@@ -95,6 +95,22 @@ impl<'t> Kind<'t> {
             _ => Self::Any,
         }
     }
+    /// Whether a struct shows fields even when the tree has none (see [`implied`]).
+    pub(super) fn always_shows(self) -> bool {
+        matches!(self, Self::Struct(entry) if entry.fields.iter().any(|field| implied(field).is_some()))
+    }
+    /// Calls `visit` for each field that a struct shows although the tree leaves it out.
+    pub(super) fn left_out(self, map: &Map, mut visit: impl FnMut(&'t Name, &'static Value)) {
+        if let Self::Struct(entry) = self {
+            for field in entry.fields.iter() {
+                if let Some(zero) = implied(field)
+                    && !map.contains_key(&field.name)
+                {
+                    visit(&field.name, zero);
+                }
+            }
+        }
+    }
     /// Whether the type names the field.
     pub(super) fn declares(self, key: &str) -> bool {
         matches!(self, Self::Struct(entry) if entry.field(key).is_some())
@@ -107,8 +123,9 @@ static EMPTY_STRING: Value = Value::String(String::new());
 static ZERO: Value = Value::Int(0);
 static FALSE: Value = Value::Bool(false);
 
-/// What Go would show for a field that a tree leaves out although Go always writes it: not `None`, which would make
-/// its first value an *added* field. (So `f:spec` is never a member of its own, while the pointer `f:securityContext` is.)
+/// What Go would show for a field that a tree leaves out although Go always writes it. Where the struct was there before,
+/// such a field is never *added*: `f:spec` is no member of its own, while the pointer `f:securityContext` is. And where the
+/// struct is new, these fields are owned with it: `f:lastProbeTime` of a condition, `f:resources` of a container.
 pub(super) fn implied(field: &Field) -> Option<&'static Value> {
     if !field.always {
         return None;
