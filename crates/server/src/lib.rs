@@ -20,6 +20,7 @@ pub mod admission;
 pub mod answer;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod discovery;
 pub mod fairness;
 pub mod front;

@@ -1,65 +1,255 @@
-//! What stands behind the filters, put together.
+//! The API server put together: a validated [`ServerConfig`], [`ApiServer::build`] (bind, open, read, fill), then
+//! [`ApiServer::spawn`].
+//!
+//! The order of `build` matters: the address is taken first, so that a second server fails before it touches anything;
+//! the caches are full before the objects of a new cluster are compared with what is there; and nothing is served before
+//! those are written, because authorization stands on them.
 
-use crate::answer;
-use crate::discovery::Discovery;
-use crate::front::{ApiRequest, Dispatch, DispatchFuture};
-use crate::registry::Registry;
-use skiff_machinery::{ApiError, Value, object};
+mod actions;
+mod api;
+
+pub use api::Api;
+
+use crate::admission::Plugin;
+use crate::authn::{self, AnonymousAccess, Authenticator, service_account::ServiceAccounts, token_file::TokenFile};
+use crate::authz::{Authorizer, Chain, node::NodeAuthorizer, rbac::Rbac};
+use crate::bootstrap;
+use crate::front::{self, Front};
+use crate::kinds::{Resource, builtin};
+use crate::metrics::Metrics;
+use crate::registry::{Limits, Registry, cache::FeedError, wire};
+use skiff_base::clock::SharedClock;
+use skiff_base::health::{Health, Part};
+use skiff_base::pki::Pki;
+use skiff_base::task::Supervisor;
+use skiff_machinery::{ApiError, Map};
+use skiff_net::server::{BindError, Server};
+use skiff_net::tls::{ClientTrust, Identity, TlsError};
+use skiff_store::Store;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Everything that is answered once a request has passed the filters: resources, discovery, OpenAPI.
-pub struct Api {
-    registry: Arc<Registry>,
-    discovery: Discovery,
+/// Makes the admission plug-ins over the registry's caches.
+pub type MakeAdmission = Box<dyn FnOnce(&Arc<Registry>) -> Vec<Arc<dyn Plugin>> + Send>;
+
+/// Everything decided; nothing is read from files or the environment later.
+pub struct ServerConfig {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// Keys and certificates.
+    pub pki: Pki,
+    /// `--bind-address` and `--secure-port`; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `--advertise-address`.
+    pub advertise_address: IpAddr,
+    /// `--service-cluster-ip-range`: the primary network first.
+    pub service_cidrs: Vec<String>,
+    /// The first address of the primary network.
+    pub kubernetes_service_ip: IpAddr,
+    /// `--service-account-issuer`: the first signs.
+    pub issuers: Vec<String>,
+    /// `--api-audiences`; the first issuer when empty.
+    pub audiences: Vec<String>,
+    /// `--token-auth-file`.
+    pub token_file: Option<TokenFile>,
+    /// Who may come without a credential.
+    pub anonymous: AnonymousAccess,
+    /// `--runtime-config`, in its order: `api/all`, `api/beta`, `GROUP/VERSION` and whether it is served.
+    pub runtime_config: Vec<(String, bool)>,
+    /// Bounds of the registry.
+    pub limits: Limits,
+    /// Bounds of the filters.
+    pub front: front::Options,
+    /// Bounds of connections.
+    pub connections: skiff_net::server::Options,
+    /// Admission.
+    pub admission: MakeAdmission,
+    /// Time.
+    pub clock: SharedClock,
 }
 
-impl Api {
-    /// Over a registry. `server_address` is what `/api` tells clients: `HOST:PORT`.
-    pub fn new(registry: Arc<Registry>, server_address: String) -> Self {
-        let discovery = Discovery::new(Arc::clone(&registry), server_address);
-        Self { registry, discovery }
+/// The step that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Somebody else listens there, or it is not allowed.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The address cannot be told.
+    #[error("cannot read the listening address")]
+    Address(#[source] std::io::Error),
+    /// Certificates cannot be used.
+    #[error("cannot set up TLS")]
+    Tls(#[from] TlsError),
+    /// The keys of service account tokens cannot be used.
+    #[error("cannot use the service account keys")]
+    ServiceAccountKeys(#[from] authn::jwt::JwtError),
+    /// The store cannot be read.
+    #[error("cannot read the store")]
+    Feed(#[from] FeedError),
+    /// The objects of a new cluster could not be written.
+    #[error("cannot write the objects that a cluster begins with: {0}")]
+    Bootstrap(ApiError),
+    /// `--runtime-config` names something that is not known.
+    #[error("--runtime-config: {0:?} is no group and version that this server knows")]
+    RuntimeConfig(String),
+}
+
+/// An API server that is ready to run.
+pub struct ApiServer {
+    registry: Arc<Registry>,
+    front: Arc<Front>,
+    health: Arc<Health>,
+    server: Server,
+    address: SocketAddr,
+}
+
+/// Which versions `--runtime-config` turns on and off (`resourceconfig.MergeAPIResourceConfigs`: `api/all` first, then
+/// `api/ga`, `api/beta`, `api/alpha`, then single ones).
+pub fn apply_runtime_config(resources: &mut [Resource], config: &[(String, bool)]) -> Result<(), ServerError> {
+    let rank = |key: &str| match key {
+        "api/all" => 0,
+        "api/ga" | "api/beta" | "api/alpha" => 1,
+        _ => 2,
+    };
+    let mut config: Vec<&(String, bool)> = config.iter().collect();
+    config.sort_by_key(|(key, _)| rank(key));
+    for (key, on) in config {
+        let mut found = false;
+        for version in resources.iter_mut().flat_map(|resource| &mut resource.versions) {
+            let name = &version.group_version.version;
+            let stage = |stage: &str| name.contains(stage);
+            let applies = match key.as_str() {
+                "api/all" => true,
+                "api/ga" => !stage("alpha") && !stage("beta"),
+                "api/beta" => stage("beta"),
+                "api/alpha" => stage("alpha"),
+                gv => version.group_version.to_string() == gv,
+            };
+            if applies {
+                version.served = *on;
+                found = true;
+            }
+        }
+        if !found {
+            return Err(ServerError::RuntimeConfig(key.clone()));
+        }
+    }
+    Ok(())
+}
+
+impl ApiServer {
+    /// Binds, reads the store, writes what a new cluster begins with.
+    pub async fn build(config: ServerConfig, supervisor: &Supervisor) -> Result<Self, ServerError> {
+        let listener = skiff_net::server::bind(config.listen)?;
+        let address = listener.local_addr().map_err(ServerError::Address)?;
+        let pki = &config.pki;
+        let identity = Identity::from_pem(pki.apiserver.certificate.as_bytes(), pki.apiserver.key.as_bytes())?;
+        let tls = skiff_net::tls::server_config(identity, Some(pki.ca.as_bytes()), true)?;
+        let client_ca = ClientTrust::from_pem(pki.ca.as_bytes())?;
+        let accounts = ServiceAccounts::new(
+            &pki.service_account_public,
+            pki.service_account_key.reveal(),
+            config.issuers.clone(),
+            config.audiences.clone(),
+            None,
+        )?;
+        let mut resources = builtin::resources();
+        apply_runtime_config(&mut resources, &config.runtime_config)?;
+        let clock = Arc::clone(&config.clock);
+        let store = Arc::clone(&config.store);
+        let registry = Registry::start(store, resources, config.limits, Arc::clone(&clock), supervisor).await?;
+        let authenticator = Arc::new(Authenticator::new(
+            authn::Options {
+                client_ca: Some(client_ca),
+                token_file: config.token_file,
+                service_accounts: Some(accounts),
+                bootstrap_tokens: true,
+                anonymous: config.anonymous,
+            },
+            Arc::clone(&registry) as _,
+            Arc::clone(&clock),
+        ));
+        let mut authentication = Map::new();
+        authentication.insert("client-ca-file", pki.ca.as_str());
+        authentication.insert("requestheader-client-ca-file", pki.front_proxy_ca.as_str());
+        let settings = bootstrap::Settings {
+            service_cidrs: config.service_cidrs,
+            kubernetes_service_ip: config.kubernetes_service_ip,
+            secure_port: address.port(),
+            advertise_address: config.advertise_address,
+            authentication,
+            now: wire::rfc3339(clock.wall()),
+        };
+        registry.bootstrap(bootstrap::desired(&settings)).await.map_err(ServerError::Bootstrap)?;
+        let rbac = Arc::new(Rbac::new(Arc::clone(&registry) as _));
+        let node = Arc::new(NodeAuthorizer::new(Arc::clone(&registry) as _));
+        let authorizer: Arc<dyn Authorizer> = Arc::new(Chain::standard(node, Arc::clone(&rbac)));
+        registry.set_admission((config.admission)(&registry));
+        let deciders = actions::Deciders {
+            authenticator: Arc::clone(&authenticator),
+            authorizer: Arc::clone(&authorizer),
+            rbac,
+            clock: Arc::clone(&clock),
+        };
+        registry.set_actions(actions::actions(Arc::new(deciders)));
+        let health = Arc::new(Health::new());
+        let told = SocketAddr::new(config.advertise_address, address.port()).to_string();
+        let parts = front::Parts {
+            authenticator,
+            authorizer,
+            dispatch: Arc::new(Api::new(Arc::clone(&registry), told)),
+            health: Arc::clone(&health),
+            metrics: Arc::new(Metrics::new(clock.wall())),
+            clock: Arc::clone(&clock),
+        };
+        let front = Front::new(parts, config.front);
+        let server = Server::tls(listener, tls, Arc::clone(&front) as _, config.connections, clock);
+        Ok(Self { registry, front, health, server, address })
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+    /// The front door, for callers in this process.
+    pub fn front(&self) -> &Arc<Front> {
+        &self.front
+    }
     /// The registry.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
+    /// Health checks, for other components to add theirs.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
 
-    /// `/`: what can be asked for.
-    fn index(&self) -> Value {
-        const FIXED: [&str; 9] =
-            ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
-        let mut paths: Vec<String> = FIXED.map(str::to_owned).into();
-        for resource in self.registry.resources().all() {
-            for version in resource.versions.iter().filter(|version| version.served) {
-                let gv = &version.group_version;
-                if gv.group.is_empty() {
-                    paths.push(format!("/api/{}", gv.version));
-                } else {
-                    paths.push(format!("/apis/{}", gv.group));
-                    paths.push(format!("/apis/{gv}"));
-                }
-            }
-        }
-        paths.sort();
-        paths.dedup();
-        object! { "paths": paths }
+    /// Serves until the supervisor ends.
+    pub fn spawn(self, supervisor: &Supervisor) {
+        let ready = self.health.add_readiness("poststarthook/start-apiextensions-controllers", Part::Ready);
+        ready.set();
+        self.server.spawn(supervisor, "api server");
     }
 }
 
-impl Dispatch for Api {
-    fn dispatch(&self, request: ApiRequest) -> DispatchFuture<'_> {
-        Box::pin(async move {
-            if request.context.info.is_resource {
-                return self.registry.answer(request).await;
-            }
-            if let Some(answer) = self.discovery.answer(&request) {
-                return answer;
-            }
-            if request.context.info.path == "/" {
-                return answer::json(http::StatusCode::OK, skiff_machinery::codec::json::to_vec(&self.index()));
-            }
-            answer::error(&ApiError::generic_not_found(), &request.parts.headers)
-        })
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_versions_win_over_classes() {
+        let mut resources = builtin::resources();
+        let config = [("networking.k8s.io/v1beta1".to_owned(), true), ("api/all".to_owned(), false)];
+        apply_runtime_config(&mut resources, &config).unwrap();
+        let served: Vec<String> = resources
+            .iter()
+            .flat_map(|resource| &resource.versions)
+            .filter(|version| version.served)
+            .map(|version| version.group_version.to_string())
+            .collect();
+        assert!(!served.is_empty() && served.iter().all(|gv| gv == "networking.k8s.io/v1beta1"), "{served:?}");
+        let unknown = [("apps/v1beta1".to_owned(), true)];
+        assert!(matches!(apply_runtime_config(&mut resources, &unknown), Err(ServerError::RuntimeConfig(_))));
     }
 }

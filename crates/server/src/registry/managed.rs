@@ -38,14 +38,19 @@ impl Versions for Others<'_> {
     fn convert(&self, object: &Value, api_version: &str) -> Result<Option<Versioned>, ApiError> {
         let scope = self.0;
         let codec = scope.cache.codec();
-        let own = |version: &crate::registry::cache::ServedVersion| {
-            version.api_version == api_version && version.resource.name == scope.resource.name
+        let position = |api_version: &str| {
+            codec
+                .versions()
+                .iter()
+                .position(|version| version.api_version == api_version && version.resource.name == scope.resource.name)
         };
-        let Some(slot) = codec.versions().iter().position(own) else { return Ok(None) };
+        let Some(slot) = position(api_version) else { return Ok(None) };
+        // What a manager gave up is worked out in the version in which it applied, and comes back from there.
+        let from = position(object.str_at(&["apiVersion"])).and_then(|from| u8::try_from(from).ok());
         let version = &codec.versions()[slot];
         let Type::Struct(ty) = &version.resource.versions[version.index].schema else { return Ok(None) };
         let mut stored = object.clone();
-        codec.to_storage(&mut stored, scope.slot);
+        codec.to_storage(&mut stored, from.unwrap_or(scope.slot));
         let slot = u8::try_from(slot).expect("a kind has few versions");
         Ok(Some(Versioned { object: codec.served(&stored, slot), ty: ty.clone(), reset_fields: Set::new() }))
     }

@@ -1,9 +1,12 @@
 //! What admission, authorizers and allocators read and change: the caches themselves, past the pipeline.
 
-use super::Registry;
 use super::respond::Scope;
+use super::{Registry, meta, store_error, wire};
 use crate::admission::Reader;
+use crate::bootstrap::{self, Desired};
 use skiff_machinery::{ApiError, GroupResource, Value};
+use skiff_store::{Compare, Condition, Op, Ordering, Txn};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -83,27 +86,65 @@ impl Reader for Registry {
     }
 }
 
-impl Registry {
-    /// Creates an object past the pipeline, in the storage version, with what the server sets and the kind prepares:
-    /// for the objects a new cluster begins with. `Ok(false)` when it is there already.
-    pub async fn bootstrap(&self, resource: &GroupResource, mut object: Value) -> Result<bool, ApiError> {
-        let Some(scope) = self.scope_of(resource) else {
-            return Err(ApiError::not_found(resource, super::meta::text(&object, "name")));
-        };
-        let now = wire_now(self);
-        let namespace = super::meta::text(&object, "namespace").to_owned();
-        let name = super::meta::text(&object, "name").to_owned();
-        let key = scope.key(&namespace, &name);
-        if scope.cache.get(&key).is_some() {
-            return Ok(false);
-        }
-        scope.resource.strategy.default(&scope.resource.storage, &mut object);
-        super::meta::fill_system_fields(&mut object, &now);
-        let entry = Arc::new(self.prepare(&scope, key, object));
-        self.put(&entry, 0, 0).await
-    }
-}
+/// Writes in one transaction; etcd's own limit is 128.
+const BOOTSTRAP_CHUNK: usize = 100;
 
-fn wire_now(registry: &Registry) -> String {
-    super::wire::rfc3339(registry.clock.wall())
+impl Registry {
+    /// Writes the objects that a cluster begins with, where they are missing or behind, past the pipeline. Nobody is
+    /// asked, so a server is ready without asking itself.
+    pub async fn bootstrap(&self, desired: Vec<Desired>) -> Result<(), ApiError> {
+        // Another server may do the same at the same time: then everything is looked at again.
+        for _ in 0..5 {
+            self.barrier().await?;
+            let mut found = BTreeMap::new();
+            for Desired { resource, object, .. } in &desired {
+                let (namespace, name) = (meta::text(object, "namespace"), meta::text(object, "name"));
+                if let Some(tree) = Reader::get(self, resource, namespace, name) {
+                    found.insert((resource.clone(), namespace.to_owned(), name.to_owned()), tree);
+                }
+            }
+            let changes = bootstrap::reconcile(desired.clone(), |resource, namespace, name| {
+                found.get(&(resource.clone(), namespace.to_owned(), name.to_owned())).map(|tree| &**tree)
+            });
+            if changes.is_empty() || self.write_changes(changes).await? {
+                return self.barrier().await.map(|_| ());
+            }
+        }
+        Err(ApiError::internal("other writers were faster each time"))
+    }
+
+    /// `Ok(false)`: somebody else wrote in between.
+    async fn write_changes(&self, changes: Vec<bootstrap::Change>) -> Result<bool, ApiError> {
+        let now = wire::rfc3339(self.clock.wall());
+        let mut txns: Vec<Txn> = Vec::new();
+        for bootstrap::Change { resource, mut object } in changes {
+            let Some(scope) = self.scope_of(&resource) else { continue };
+            let key = scope.key(meta::text(&object, "namespace"), meta::text(&object, "name"));
+            let mut expected = 0;
+            if meta::text(&object, "uid").is_empty() {
+                let generation = object.at(&["metadata", "generation"]).cloned();
+                meta::fill_system_fields(&mut object, &now);
+                if let Some(generation) = generation {
+                    meta::metadata_mut(&mut object).insert("generation", generation);
+                }
+            } else {
+                expected = scope.cache.get(&key).map_or(0, |entry| entry.revision());
+            }
+            let value = scope.cache.codec().encode_stored(&mut object);
+            if txns.last().is_none_or(|txn| txn.success.len() >= BOOTSTRAP_CHUNK) {
+                txns.push(Txn::default());
+            }
+            if let Some(txn) = txns.last_mut() {
+                let condition = Condition::ModRevision(Ordering::Equal, expected);
+                txn.compares.push(Compare { key: key.clone(), condition });
+                txn.success.push(Op::Put { key, value, lease: 0, previous: false });
+            }
+        }
+        for txn in txns {
+            if !self.store.txn(txn).await.map_err(store_error)?.succeeded {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
