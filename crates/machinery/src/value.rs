@@ -152,6 +152,15 @@ impl Map {
         Self { entries }
     }
 
+    /// Appends an entry without looking at the order; [`Map::put_in_order`] must follow before anything else is asked.
+    pub(crate) fn push_unordered(&mut self, name: Name, value: Value) {
+        self.entries.push((name, value));
+    }
+    /// Sorts what was appended; of several entries with one key the last one stays.
+    pub(crate) fn put_in_order(&mut self) {
+        *self = Self::from_entries(std::mem::take(&mut self.entries)).0;
+    }
+
     fn position(&self, key: &str) -> Result<usize, usize> {
         self.entries.binary_search_by(|(name, _)| name.as_str().cmp(key))
     }

@@ -62,7 +62,7 @@ pub struct Decoded {
 
 /// How deep a tree may be. Go refuses documents deeper than 10,000; here that holds for what is skipped. Trees are kept
 /// lower, so that no walk over one (encoding, comparing, dropping) can use up a thread's stack.
-pub const MAX_TREE_DEPTH: usize = 1000;
+pub const MAX_TREE_DEPTH: usize = 500;
 
 /// Unknown and duplicate fields as they are found: each text once, a hundred at most
 /// (`sigs.k8s.io/json/internal/golang/encoding/json/kubernetes_patch.go`, `saveStrictError`).
@@ -101,9 +101,10 @@ pub fn retype(value: &Value, ty: &StructType, validation: FieldValidation) -> Re
 pub(crate) fn collect_slots(slots: &mut Vec<Option<Value>>, base: usize, ty: &StructType) -> Map {
     let count = slots[base..].iter().flatten().count();
     let mut entries = Vec::with_capacity(count);
-    for &index in ty.fields.by_name() {
-        if let Some(value) = slots[base + usize::from(index)].take() {
-            entries.push((ty.fields[usize::from(index)].name.clone(), value));
+    let own = &mut slots[base..];
+    for (name, index) in ty.fields.by_name() {
+        if let Some(value) = own[usize::from(*index)].take() {
+            entries.push((name.clone(), value));
         }
     }
     slots.truncate(base);
@@ -117,9 +118,9 @@ pub(crate) fn align<'v>(map: &'v Map, ty: &StructType) -> SmallVec<[Option<&'v V
     let by_name = ty.fields.by_name();
     let mut next = 0;
     'entries: for (name, value) in map.iter() {
-        for (step, &index) in by_name[next..].iter().enumerate() {
-            if ty.fields[usize::from(index)].name == *name {
-                found[usize::from(index)] = Some(value);
+        for (step, (known, index)) in by_name[next..].iter().enumerate() {
+            if known == name {
+                found[usize::from(*index)] = Some(value);
                 next += step + 1;
                 continue 'entries;
             }

@@ -127,10 +127,11 @@ pub struct Fields {
 #[derive(Debug)]
 struct Loaded {
     fields: Vec<Field>,
-    /// Indices into `fields`, sorted by JSON name.
-    by_name: Vec<u16>,
-    /// Indices into `fields`, sorted by wrapper and protobuf number; without fields that protobuf does not carry.
-    by_number: Vec<u16>,
+    /// JSON names and indices into `fields`, sorted by name. Kept apart from the fields so that a search touches little
+    /// memory.
+    by_name: Vec<(Name, u16)>,
+    /// Wrapper, number and index into `fields`, sorted; without fields that protobuf does not carry.
+    by_number: Vec<(u32, u32, u16)>,
     /// The order of protobuf: ascending numbers, wrappers opened and closed where they stand.
     wire_order: Vec<WireStep>,
     /// Paths of the wrappers, outer ones included.
@@ -159,14 +160,12 @@ fn is_below(mut path: u32, outer: u32) -> bool {
     false
 }
 
-fn wire_order(fields: &[Field], by_number: &[u16], wrapper: u32, out: &mut Vec<WireStep>) {
-    let field = |index: u16| &fields[usize::from(index)];
+fn wire_order(by_number: &[(u32, u32, u16)], wrapper: u32, out: &mut Vec<WireStep>) {
     // Numbers of the fields and of the wrappers that stand directly in this wrapper.
     let mut numbers: Vec<(u32, Option<u16>)> = Vec::new();
-    for &index in by_number {
-        let mut path = field(index).wrapper;
+    for &(mut path, number, index) in by_number {
         if path == wrapper {
-            numbers.push((field(index).number, Some(index)));
+            numbers.push((number, Some(index)));
         } else if is_below(path, wrapper) {
             while path >> 8 != wrapper {
                 path >>= 8;
@@ -181,7 +180,7 @@ fn wire_order(fields: &[Field], by_number: &[u16], wrapper: u32, out: &mut Vec<W
             Some(index) => out.push(WireStep::Field(index)),
             None => {
                 out.push(WireStep::Open(number));
-                wire_order(fields, by_number, wrapper << 8 | number, out);
+                wire_order(by_number, wrapper << 8 | number, out);
                 out.push(WireStep::Close);
             }
         }
@@ -190,14 +189,14 @@ fn wire_order(fields: &[Field], by_number: &[u16], wrapper: u32, out: &mut Vec<W
 
 impl Loaded {
     fn new(fields: Vec<Field>) -> Self {
-        let indices = || (0u16..).take(fields.len());
-        let mut by_name: Vec<u16> = indices().collect();
-        by_name.sort_by(|&left, &right| fields[usize::from(left)].name.cmp(&fields[usize::from(right)].name));
-        let key = |index: u16| (fields[usize::from(index)].wrapper, fields[usize::from(index)].number);
-        let mut by_number: Vec<u16> = indices().filter(|&index| key(index).1 != 0).collect();
-        by_number.sort_by_key(|&index| key(index));
+        let indexed = || (0u16..).zip(&fields);
+        let mut by_name: Vec<_> = indexed().map(|(index, field)| (field.name.clone(), index)).collect();
+        by_name.sort_unstable();
+        let carried = indexed().filter(|(_, field)| field.number != 0);
+        let mut by_number: Vec<_> = carried.map(|(index, field)| (field.wrapper, field.number, index)).collect();
+        by_number.sort_unstable();
         let mut order = Vec::with_capacity(by_number.len());
-        wire_order(&fields, &by_number, 0, &mut order);
+        wire_order(&by_number, 0, &mut order);
         let mut wrappers = Vec::new();
         for field in &fields {
             let mut path = field.wrapper;
@@ -230,17 +229,13 @@ impl Fields {
     }
     /// Position of the field with this JSON name.
     pub fn index_of(&self, json_name: &str) -> Option<usize> {
-        let Loaded { fields, by_name, .. } = self.loaded();
-        let found = by_name.binary_search_by(|&index| fields[usize::from(index)].name.as_str().cmp(json_name));
-        found.ok().map(|position| usize::from(by_name[position]))
+        let by_name = &self.loaded().by_name;
+        let found = by_name.binary_search_by(|(name, _)| name.as_str().cmp(json_name));
+        found.ok().map(|position| usize::from(by_name[position].1))
     }
-    /// Indices of the fields in the order of their JSON names, the order of a tree's entries.
-    pub fn by_name(&self) -> &[u16] {
+    /// JSON names with the positions of their fields, sorted by name: the order of a tree's entries.
+    pub fn by_name(&self) -> &[(Name, u16)] {
         &self.loaded().by_name
-    }
-    /// Indices of the fields that protobuf carries, sorted by wrapper and number.
-    pub fn by_number(&self) -> &[u16] {
-        &self.loaded().by_number
     }
     /// The steps in which protobuf writes the fields.
     pub fn wire_order(&self) -> &[WireStep] {
@@ -252,12 +247,9 @@ impl Fields {
     }
     /// Position of the field with this protobuf number inside this wrapper (see [`Field::wrapper`]).
     pub fn index_of_number(&self, wrapper: u32, number: u32) -> Option<usize> {
-        let Loaded { fields, by_number, .. } = self.loaded();
-        let found = by_number.binary_search_by(|&index| {
-            let field = &fields[usize::from(index)];
-            (field.wrapper, field.number).cmp(&(wrapper, number))
-        });
-        found.ok().map(|position| usize::from(by_number[position]))
+        let by_number = &self.loaded().by_number;
+        let found = by_number.binary_search_by(|&(outer, own, _)| (outer, own).cmp(&(wrapper, number)));
+        found.ok().map(|position| usize::from(by_number[position].2))
     }
 }
 

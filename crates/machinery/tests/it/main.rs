@@ -1,6 +1,8 @@
 //! Tests of the machinery as its users see it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
+mod hostile;
 mod roundtrip;
+mod smoke;
 mod structural;
 mod upstream_cases;

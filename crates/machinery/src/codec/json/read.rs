@@ -172,47 +172,26 @@ impl Reader<'_> {
         if self.lexer.open(b'}') {
             return Ok(Value::Object(Map::new()));
         }
+        let fields: &[Field] = &ty.fields;
         let base = self.slots.len();
-        self.slots.resize(base + ty.fields.len(), None);
+        self.slots.resize_with(base + fields.len(), || None);
         let outer = self.owner.replace(ty.name.clone());
         let mut seen = SeenFields::default();
         let mut guess = 0;
         loop {
-            let key = self.lexer.key()?;
-            // Upstream answers in struct order, so the next key is mostly the next field that is set.
-            let found = match ty.fields.get(guess) {
-                Some(field) if *field.name == *key => Some(guess),
-                _ => ty.fields.index_of(&key),
-            };
-            match found {
-                None => {
-                    if self.strict.wanted() {
-                        self.path.push(Step::Key(Name::from(key.into_owned())));
-                        self.strict.add(format!("unknown field \"{}\"", print_path(&self.path)));
-                        self.path.pop();
-                    }
-                    self.lexer.skip(depth + 1)?;
-                }
+            match self.known_key(ty, guess)? {
+                None => self.lexer.skip(depth + 1)?,
                 Some(index) => {
-                    let field = &ty.fields[index];
+                    let field = &fields[index];
                     guess = index + 1;
                     self.path.push(Step::Key(field.name.clone()));
                     let again = seen.insert(index);
                     if again {
-                        self.strict.add(format!("duplicate field \"{}\"", print_path(&self.path)));
+                        self.report("duplicate");
                     }
                     let value = self.value(Place { ty: &field.ty, field: Some(field), below: 0 }, depth + 1)?;
                     self.path.pop();
-                    let kept = !(value.is_null() || !field.pointer && scalar::is_zero(&value, field));
-                    let slot = &mut self.slots[base + index];
-                    match (slot.take(), value) {
-                        // Go reads a struct or map that comes twice into the one it has already.
-                        (Some(Value::Object(mut earlier)), Value::Object(later)) if again => {
-                            merge_into(&mut earlier, later);
-                            *slot = Some(Value::Object(earlier));
-                        }
-                        (_, value) => *slot = kept.then_some(value),
-                    }
+                    self.put(base + index, field, value, again);
                 }
             }
             if !self.lexer.more_keys()? {
@@ -223,36 +202,85 @@ impl Reader<'_> {
         Ok(Value::Object(collect_slots(&mut self.slots, base, ty)))
     }
 
+    // What follows is kept out of `structure` and `value` so that their frames stay small: they are the ones that
+    // recurse.
+
+    /// Reads a key; the index of its field, or `None` for an unknown one, which is reported.
+    #[inline(never)]
+    fn known_key(&mut self, ty: &StructType, guess: usize) -> Result<Option<usize>> {
+        let key = self.lexer.key()?;
+        let fields: &[Field] = &ty.fields;
+        // Upstream answers in struct order, so the next key is mostly one of the next fields.
+        let ahead = fields[guess.min(fields.len())..].iter().take(4).position(|field| *field.name == *key);
+        let found = ahead.map(|step| guess + step).or_else(|| ty.fields.index_of(&key));
+        if found.is_none() && self.strict.wanted() {
+            self.path.push(Step::Key(Name::from(key.into_owned())));
+            self.report("unknown");
+            self.path.pop();
+        }
+        Ok(found)
+    }
+
+    #[cold]
+    fn report(&mut self, what: &str) {
+        if self.strict.wanted() {
+            self.strict.add(format!("{what} field \"{}\"", print_path(&self.path)));
+        }
+    }
+
+    #[inline(never)]
+    fn put(&mut self, slot: usize, field: &Field, value: Value, again: bool) {
+        let kept = !(value.is_null() || !field.pointer && scalar::is_zero(&value, field));
+        let slot = &mut self.slots[slot];
+        match (slot.take(), value) {
+            // Go reads a struct or map that comes twice into the one it has already.
+            (Some(Value::Object(mut earlier)), Value::Object(later)) if again => {
+                merge_into(&mut earlier, later);
+                *slot = Some(Value::Object(earlier));
+            }
+            (_, value) => *slot = kept.then_some(value),
+        }
+    }
+
     fn value(&mut self, place: Place<'_>, depth: usize) -> Result<Value> {
         let kind = self.lexer.kind()?;
+        match (place.ty, kind) {
+            (Type::Struct(entry), Kind::Object) => self.structure(entry, depth),
+            (Type::List(item), Kind::Array) => self.list(place, item, depth),
+            (Type::Map(item), Kind::Object) => self.map(place, item, depth),
+            (Type::SchemaOr(_, schema), Kind::Object) => self.structure(schema, depth),
+            (Type::SchemaOr(SchemaOr::Array, schema), Kind::Array) => self.schemas(schema, depth),
+            _ => self.leaf(place, kind, depth),
+        }
+    }
+
+    #[inline(never)]
+    fn schemas(&mut self, schema: &StructRef, depth: usize) -> Result<Value> {
+        let ty = Type::Struct(schema.clone());
+        self.list(Place { ty: &ty, field: None, below: 0 }, &ty, depth)
+    }
+
+    /// Everything that holds no value of a type of its own.
+    #[inline(never)]
+    fn leaf(&mut self, place: Place<'_>, kind: Kind, depth: usize) -> Result<Value> {
         match (place.ty, kind) {
             (Type::RawExtension | Type::Json | Type::FieldsV1, _) => read_any(&mut self.lexer, depth),
             (_, Kind::Null) => {
                 self.lexer.literal("null")?;
                 Ok(if place.below > 0 { zero(place.ty) } else { Value::Null })
             }
-            (Type::Struct(entry), Kind::Object) => self.structure(entry, depth),
-            (Type::List(item), Kind::Array) => self.list(place, item, depth),
-            (Type::Map(item), Kind::Object) => self.map(place, item, depth),
             (Type::String, Kind::String) => Ok(Value::String(self.lexer.string()?.into_owned())),
             (Type::Bool, Kind::True) => self.lexer.literal("true").map(|()| Value::Bool(true)),
             (Type::Bool, Kind::False) => self.lexer.literal("false").map(|()| Value::Bool(false)),
             (Type::Int32 | Type::Int64 | Type::Double, Kind::Number) => self.number(place),
-            (Type::Bytes, Kind::String) => {
+            (Type::Bytes | Type::Time | Type::MicroTime | Type::Duration, Kind::String) => {
                 let text = self.lexer.string()?;
-                self.scalar(scalar::bytes_from_text(&text))
-            }
-            (Type::Time, Kind::String) => {
-                let text = self.lexer.string()?;
-                self.scalar(scalar::time_from_text(&text))
-            }
-            (Type::MicroTime, Kind::String) => {
-                let text = self.lexer.string()?;
-                self.scalar(scalar::micro_time_from_text(&text))
-            }
-            (Type::Duration, Kind::String) => {
-                let text = self.lexer.string()?;
-                self.scalar(scalar::duration_from_text(&text))
+                self.scalar(match place.ty {
+                    Type::Bytes => scalar::bytes_from_text(&text),
+                    Type::Time => scalar::time_from_text(&text),
+                    Type::MicroTime => scalar::micro_time_from_text(&text),
+                    _ => scalar::duration_from_text(&text),
+                })
             }
             // These three decode themselves in Go, through a string.
             (Type::Time | Type::MicroTime | Type::Duration, found) => {
@@ -261,7 +289,7 @@ impl Reader<'_> {
             }
             (Type::Quantity, _) => self.quantity(kind, depth),
             (Type::IntOrString, _) => self.int_or_string(kind, depth),
-            (Type::SchemaOr(which, schema), _) => self.schema_or(*which, schema, kind, depth),
+            (Type::SchemaOr(which, _), _) => self.schema_or(*which, kind, depth),
             (_, found) => {
                 self.mismatch(found, &place.go_type(), depth)?;
                 Ok(Value::Null)
@@ -327,13 +355,10 @@ impl Reader<'_> {
         }
     }
 
-    fn schema_or(&mut self, which: SchemaOr, schema: &StructRef, kind: Kind, depth: usize) -> Result<Value> {
-        let ty = Type::Struct(schema.clone());
+    fn schema_or(&mut self, which: SchemaOr, kind: Kind, depth: usize) -> Result<Value> {
         match (which, kind) {
-            (_, Kind::Object) => self.structure(schema, depth),
             (SchemaOr::Bool, Kind::True) => self.lexer.literal("true").map(|()| Value::Bool(true)),
             (SchemaOr::Bool, Kind::False) => self.lexer.literal("false").map(|()| Value::Bool(false)),
-            (SchemaOr::Array, Kind::Array) => self.list(Place { ty: &ty, field: None, below: 0 }, &ty, depth),
             (SchemaOr::StringArray, Kind::Array) => {
                 let item = Type::String;
                 self.list(Place { ty: &item, field: None, below: 0 }, &item, depth)
@@ -389,7 +414,7 @@ impl Reader<'_> {
         let (map, duplicates) = Map::from_entries(entries);
         for name in duplicates {
             self.path.push(Step::Key(name));
-            self.strict.add(format!("duplicate field \"{}\"", print_path(&self.path)));
+            self.report("duplicate");
             self.path.pop();
         }
         Ok(Value::Object(map))

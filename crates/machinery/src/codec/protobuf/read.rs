@@ -27,8 +27,13 @@ impl Reader {
             return Ok(Value::Object(Map::new()));
         }
         let base = self.slots.len();
-        self.slots.resize(base + ty.fields.len(), None);
+        self.slots.resize_with(base + ty.fields.len(), || None);
         self.fields(bytes, ty, 0, base, depth)?;
+        for (field, slot) in ty.fields.iter().zip(&mut self.slots[base..]) {
+            if let (Type::Map(_), Some(Value::Object(map))) = (&field.ty, slot) {
+                map.put_in_order();
+            }
+        }
         Ok(Value::Object(collect_slots(&mut self.slots, base, ty)))
     }
 
@@ -49,37 +54,51 @@ impl Reader {
 
     fn field(&mut self, input: &mut Input<'_>, wire: u8, field: &Field, slot: usize, depth: usize) -> Result<()> {
         match &field.ty {
-            Type::List(item) if field.boxed => {
-                let list = self.boxed(expect_bytes(input, wire, field)?, item, depth)?;
-                self.slots[slot] = (!list.is_null()).then_some(list);
-            }
-            Type::List(item) => {
-                let packed = wire == BYTES && is_number(item);
-                if packed {
-                    let mut inner = Input::new(input.bytes()?);
-                    while !inner.is_empty() {
-                        let wire = if matches!(**item, Type::Double) { FIXED64 } else { VARINT };
-                        let value = self.value(&mut inner, wire, item, field, depth)?;
-                        push(&mut self.slots[slot], value);
-                    }
-                } else {
-                    let value = self.value(input, wire, item, field, depth)?;
-                    push(&mut self.slots[slot], value);
-                }
-            }
+            Type::List(item) => self.list(input, wire, item, field, slot, depth),
             Type::Map(item) => {
                 let (key, value) = self.map_entry(expect_bytes(input, wire, field)?, item, field, depth)?;
-                match &mut self.slots[slot] {
-                    Some(Value::Object(map)) => drop(map.insert(key, value)),
-                    other => *other = Some(Value::Object([(key, value)].into_iter().collect())),
+                // In the order of arrival: inserting each in its place would be slow for hostile maps.
+                let slot = self.slots[slot].get_or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(map) = slot {
+                    map.push_unordered(key, value);
                 }
+                Ok(())
             }
             ty => {
                 let value = self.value(input, wire, ty, field, depth)?;
                 let kept = !(value.is_null() || !field.pointer && scalar::is_zero(&value, field));
                 self.slots[slot] = kept.then_some(value);
+                Ok(())
             }
         }
+    }
+
+    fn list(
+        &mut self,
+        input: &mut Input<'_>,
+        wire: u8,
+        item: &Type,
+        field: &Field,
+        slot: usize,
+        depth: usize,
+    ) -> Result<()> {
+        if field.boxed {
+            let list = self.boxed(expect_bytes(input, wire, field)?, item, depth)?;
+            self.slots[slot] = (!list.is_null()).then_some(list);
+            return Ok(());
+        }
+        if wire == BYTES && is_number(item) {
+            // Packed: Go reads that too, and never writes it.
+            let mut inner = Input::new(input.bytes()?);
+            while !inner.is_empty() {
+                let wire = if matches!(*item, Type::Double) { FIXED64 } else { VARINT };
+                let value = leaf(&mut inner, wire, item, field)?;
+                push(&mut self.slots[slot], value);
+            }
+            return Ok(());
+        }
+        let value = self.value(input, wire, item, field, depth)?;
+        push(&mut self.slots[slot], value);
         Ok(())
     }
 
@@ -117,51 +136,11 @@ impl Reader {
     }
 
     fn value(&mut self, input: &mut Input<'_>, wire: u8, ty: &Type, field: &Field, depth: usize) -> Result<Value> {
-        let wanted = match ty {
-            Type::Bool | Type::Int32 | Type::Int64 => VARINT,
-            Type::Double => FIXED64,
-            _ => BYTES,
-        };
-        if wire != wanted {
-            return Err(failed(format!("proto: wrong wireType = {wire} for field {}", &*field.name)));
-        }
         match ty {
-            Type::Bool => return Ok(Value::Bool(input.varint()? != 0)),
-            #[expect(clippy::cast_possible_truncation, reason = "as Go's generated code truncates")]
-            Type::Int32 => return Ok(Value::Int(i64::from(input.varint()? as i32))),
-            Type::Int64 => return Ok(Value::Int(input.varint()?.cast_signed())),
-            Type::Double => return Ok(scalar::double(f64::from_bits(input.fixed64()?))),
-            _ => {}
+            Type::Struct(entry) => self.structure(expect_bytes(input, wire, field)?, entry, depth + 1),
+            Type::SchemaOr(which, schema) => self.schema_or(expect_bytes(input, wire, field)?, *which, schema, depth),
+            _ => leaf(input, wire, ty, field),
         }
-        let bytes = input.bytes()?;
-        Ok(match ty {
-            Type::String => Value::String(to_utf8(bytes).into_owned()),
-            Type::Bytes => scalar::bytes_to_text(bytes),
-            Type::Struct(entry) => self.structure(bytes, entry, depth + 1)?,
-            Type::Time => match timestamp(bytes)? {
-                Some((seconds, _)) => scalar::time_value(seconds),
-                None => Value::Null,
-            },
-            Type::MicroTime => match timestamp(bytes)? {
-                Some((seconds, nanos)) => scalar::micro_time_value(seconds, nanos),
-                None => Value::Null,
-            },
-            Type::Duration => Value::String(scalar::duration_text(numbers(bytes)?.0)),
-            Type::Quantity => {
-                let text = to_utf8(last_bytes(bytes, 1)?.unwrap_or(b"0"));
-                scalar::quantity_from_text(&text).map_err(failed)?
-            }
-            Type::IntOrString => int_or_string(bytes)?,
-            Type::RawExtension => raw_extension(last_bytes(bytes, 1)?.unwrap_or_default())?,
-            Type::Json | Type::FieldsV1 => match last_bytes(bytes, 1)? {
-                None | Some([]) => Value::Null,
-                Some(raw) => from_slice(raw)?,
-            },
-            Type::SchemaOr(which, schema) => self.schema_or(bytes, *which, schema, depth)?,
-            Type::List(_) | Type::Map(_) | Type::Bool | Type::Int32 | Type::Int64 | Type::Double => {
-                return Err(failed(format!("proto: field {} nests a list in a list", &*field.name)));
-            }
-        })
     }
 
     fn schema_or(&mut self, bytes: &[u8], which: SchemaOr, schema: &StructRef, depth: usize) -> Result<Value> {
@@ -187,6 +166,63 @@ impl Reader {
     }
 }
 
+/// Everything that holds no value of a type of its own. Kept out of `value` so that the frames that recurse stay small.
+#[inline(never)]
+fn leaf(input: &mut Input<'_>, wire: u8, ty: &Type, field: &Field) -> Result<Value> {
+    let wanted = match ty {
+        Type::Bool | Type::Int32 | Type::Int64 => VARINT,
+        Type::Double => FIXED64,
+        _ => BYTES,
+    };
+    if wire != wanted {
+        return Err(wrong_wire(wire, field));
+    }
+    match ty {
+        Type::Bool => return Ok(Value::Bool(input.varint()? != 0)),
+        #[expect(clippy::cast_possible_truncation, reason = "as Go's generated code truncates")]
+        Type::Int32 => return Ok(Value::Int(i64::from(input.varint()? as i32))),
+        Type::Int64 => return Ok(Value::Int(input.varint()?.cast_signed())),
+        Type::Double => return double(input.fixed64()?),
+        _ => {}
+    }
+    let bytes = input.bytes()?;
+    Ok(match ty {
+        Type::String => Value::String(to_utf8(bytes).into_owned()),
+        Type::Bytes => scalar::bytes_to_text(bytes),
+        Type::Time => timestamp(bytes)?.map_or(Value::Null, |(seconds, _)| scalar::time_value(seconds)),
+        Type::MicroTime => {
+            timestamp(bytes)?.map_or(Value::Null, |(seconds, nanos)| scalar::micro_time_value(seconds, nanos))
+        }
+        Type::Duration => Value::String(scalar::duration_text(numbers(bytes)?.0)),
+        Type::Quantity => {
+            let text = to_utf8(last_bytes(bytes, 1)?.unwrap_or(b"0"));
+            scalar::quantity_from_text(&text).map_err(failed)?
+        }
+        Type::IntOrString => int_or_string(bytes)?,
+        Type::RawExtension => raw_extension(last_bytes(bytes, 1)?.unwrap_or_default())?,
+        Type::Json | Type::FieldsV1 => match last_bytes(bytes, 1)? {
+            None | Some([]) => Value::Null,
+            Some(raw) => from_slice(raw)?,
+        },
+        _ => return Err(failed(format!("proto: field {} nests a list in a list", &*field.name))),
+    })
+}
+
+/// JSON has no word for what is not a number, so Go could not answer with it either.
+fn double(bits: u64) -> Result<Value> {
+    let number = f64::from_bits(bits);
+    if number.is_finite() {
+        Ok(scalar::double(number))
+    } else {
+        Err(failed(format!("json: unsupported value: {number}")))
+    }
+}
+
+#[cold]
+fn wrong_wire(wire: u8, field: &Field) -> crate::codec::DecodeError {
+    failed(format!("proto: wrong wireType = {wire} for field {}", &*field.name))
+}
+
 fn is_number(ty: &Type) -> bool {
     matches!(ty, Type::Bool | Type::Int32 | Type::Int64 | Type::Double)
 }
@@ -200,7 +236,7 @@ fn push(slot: &mut Option<Value>, value: Value) {
 
 fn expect_bytes<'a>(input: &mut Input<'a>, wire: u8, field: &Field) -> Result<&'a [u8]> {
     if wire != BYTES {
-        return Err(failed(format!("proto: wrong wireType = {wire} for field {}", &*field.name)));
+        return Err(wrong_wire(wire, field));
     }
     input.bytes()
 }

@@ -5,7 +5,6 @@ use crate::codec::{DecodeError, Decoded, FieldValidation, MAX_TREE_DEPTH, Strict
 use crate::schema::StructType;
 use crate::value::{Map, Name, Value};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 type Result<T> = std::result::Result<T, DecodeError>;
@@ -242,20 +241,20 @@ impl Reader<'_> {
             *key = Some(Key::Merge);
             return Ok(());
         }
-        let (name, shown) = match if plain { resolve(text) } else { Scalar::Text } {
-            Scalar::Text | Scalar::Timestamp => (Cow::Borrowed(text), crate::error::quote(text)),
-            Scalar::Bool(flag) => (Cow::Owned(flag.to_string()), flag.to_string()),
-            Scalar::Int(number) => (Cow::Owned(number.to_string()), number.to_string()),
-            Scalar::Uint(number) => (Cow::Owned(number.to_string()), number.to_string()),
+        let meaning = if plain { resolve(text) } else { Scalar::Text };
+        let name = match meaning {
+            Scalar::Text | Scalar::Timestamp => text.to_owned(),
+            Scalar::Bool(flag) => flag.to_string(),
+            Scalar::Int(number) => number.to_string(),
+            Scalar::Uint(number) => number.to_string(),
             #[expect(clippy::cast_possible_truncation, reason = "sigs.k8s.io/yaml prints keys as 32-bit floats")]
-            Scalar::Float(number) => {
-                let text = json::to_string(&Value::Float(f64::from(number as f32)));
-                (Cow::Owned((number as f32).to_string()), text)
-            }
+            Scalar::Float(number) => (number as f32).to_string(),
             Scalar::Null => return Err(failed("unsupported map key of type: %!s(<nil>), key: <nil>")),
         };
-        let name = Name::from(name.into_owned());
+        let name = Name::from(name);
         if position(entries, index, &name).is_some() {
+            let text = matches!(meaning, Scalar::Text | Scalar::Timestamp);
+            let shown = if text { crate::error::quote(&name) } else { name.to_string() };
             self.duplicates.push(format!("line {}: key {shown} already set in map", span.start.line()));
         }
         *key = Some(Key::Name(name));

@@ -352,23 +352,26 @@ fn sort_naturally<'m>(entries: &mut Vec<(&'m Name, &'m Value)>) {
 
 /// go-yaml's `keyList.Less`: letters after everything else, runs of digits by their number.
 fn comes_before(left: &str, right: &str) -> bool {
-    let (a, b): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
-    let Some(index) = a.iter().zip(&b).position(|(x, y)| x != y) else { return a.len() < b.len() };
-    let (x, y) = (a[index], b[index]);
+    let mut same = left.bytes().zip(right.bytes()).take_while(|(x, y)| x == y).count();
+    while !left.is_char_boundary(same) || !right.is_char_boundary(same) {
+        same -= 1;
+    }
+    let (before, a, b) = (&left[..same], &left[same..], &right[same..]);
+    let (Some(x), Some(y)) = (a.chars().next(), b.chars().next()) else { return a.len() < b.len() };
     match (x.is_alphabetic(), y.is_alphabetic()) {
         (true, true) => return x < y,
         (false, false) => {}
         (_, right_is_letter) => return right_is_letter,
     }
-    let after_nonzero = (x == '0' || y == '0')
-        && a[..index].iter().rev().take_while(|symbol| symbol.is_ascii_digit()).any(|symbol| *symbol != '0');
-    let run = |symbols: &[char]| {
-        let digits = symbols[index..].iter().take_while(|symbol| symbol.is_ascii_digit());
+    let mut digits_before = before.bytes().rev().take_while(u8::is_ascii_digit);
+    let after_nonzero = (x == '0' || y == '0') && digits_before.any(|digit| digit != b'0');
+    let run = |text: &str| {
+        let digits = text.bytes().take_while(u8::is_ascii_digit);
         digits.fold((i64::from(after_nonzero), 0usize), |(number, length), digit| {
-            (number.wrapping_mul(10).wrapping_add(i64::from(*digit as u32 - '0' as u32)), length + 1)
+            (number.wrapping_mul(10).wrapping_add(i64::from(digit - b'0')), length + 1)
         })
     };
-    run(&a).cmp(&run(&b)).then(x.cmp(&y)).is_lt()
+    run(a).cmp(&run(b)).then(x.cmp(&y)).is_lt()
 }
 
 #[cfg(test)]
