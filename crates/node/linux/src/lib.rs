@@ -4,8 +4,15 @@
 //! Must never know: pods, containers, services. What a table or a link is *for* is decided above
 //! (`skiff-cni`, `skiff-proxy`, `skiff-runtime`). No async runtime: calls block, callers use threads for that.
 //!
-//! Start reading at [`netlink`] for the network.
+//! Start reading at [`netlink`] for the network, at [`process`] and [`mount`] for containers.
 
+pub mod caps;
+pub mod cgroup;
 pub mod conntrack;
+pub mod fdpass;
+pub mod mount;
 pub mod netlink;
 pub mod nft;
+pub mod path;
+pub mod process;
+pub mod seccomp;
