@@ -1,1 +1,29 @@
-//! To be written.
+//! kube-proxy in nftables mode: Services and EndpointSlices in, one nftables table per family out.
+//!
+//! - [`model`] is what the proxy knows of a Service and its endpoints, and nothing else of them.
+//! - [`decide`] is pure: one Service with its endpoints to its [`decide::Fragment`] of rules.
+//! - [`rules`] keeps the fragments of all services and tells the difference between two states as an nftables batch.
+//! - [`proxier`] owns the kernel side: commits, verifies that nobody else changed the table, cleans connection tracking.
+//!
+//! The table is `kube-proxy` in `ip` and `ip6`, with upstream's names for sets, maps and chains (pkg/proxy/nftables), so
+//! either proxy replaces what the other left. Three things differ, to keep changes small: endpoints of a service without
+//! session affinity are values of one map for all services instead of chains of their own; masquerading of traffic to
+//! cluster addresses is decided once, not in each service's chain; updates are told from our own model, never from a
+//! listing of the kernel's.
+//!
+//! Must never know: pods, kubelet, controllers, how objects reach it. Blocks; callers use a thread that may block.
+//!
+//! Start reading at [`decide::decide`].
+//!
+//! Not here yet: the informers that feed it, the health server (10256) and the health check node ports, metrics
+//! (10249), iptables and IPVS modes.
+
+pub mod decide;
+pub mod metrics;
+pub mod model;
+pub mod names;
+pub mod proxier;
+pub mod rules;
+
+pub use model::{Endpoint, EndpointPort, EndpointSlice, ProxyConfig, Service, ServiceName, ServicePort};
+pub use proxier::{Proxier, SyncOutcome};
