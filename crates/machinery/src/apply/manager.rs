@@ -27,8 +27,8 @@ pub struct Versioned {
 
 /// Conversion between the versions of a kind.
 pub trait Versions {
-    /// The object in `api_version`; `None` when the kind is no longer served in it, in which case managers that spoke it
-    /// are forgotten.
+    /// The object, of whatever version its `apiVersion` says, in `api_version`; `None` when the kind is no longer served in
+    /// that, in which case managers that spoke it are forgotten.
     fn convert(&self, object: &Value, api_version: &str) -> Result<Option<Versioned>, ApiError>;
 }
 
@@ -160,7 +160,19 @@ impl FieldManager<'_> {
     /// Never fails: when ownership cannot be worked out (a conversion failed) the live object's entries stay, as
     /// upstream's `UpdateNoErrors` does. A request may set `managedFields` itself: `[]` or `[{}]` ends the tracking, other
     /// well-formed entries replace the present ones; through a subresource they are passed over.
-    pub fn update(&self, live: Option<&Value>, mut new: Value, manager: &str, now: &str) -> Value {
+    pub fn update(&self, live: Option<&Value>, new: Value, manager: &str, now: &str) -> Value {
+        self.update_or(live, new, manager, now, |_| {})
+    }
+
+    /// [`FieldManager::update`] that tells `failed` why ownership could not be worked out, for the log.
+    pub fn update_or(
+        &self,
+        live: Option<&Value>,
+        mut new: Value,
+        manager: &str,
+        now: &str,
+        failed: impl FnOnce(&ApiError),
+    ) -> Value {
         let nothing = Value::Object(Map::new());
         let live = live.unwrap_or(&nothing);
         let created = live.str_at(&["metadata", "uid"]).is_empty();
@@ -179,7 +191,8 @@ impl FieldManager<'_> {
         }
         match self.track(live, &new, &mut managers, manager, now) {
             Ok(()) => with_managed_fields(new, managers),
-            Err(_) => {
+            Err(error) => {
+                failed(&error);
                 let kept = managed_fields(live);
                 if !kept.is_empty()
                     && let Some(map) = new.as_object_mut()

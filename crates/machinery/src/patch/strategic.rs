@@ -596,10 +596,11 @@ fn merge_list(original: Vec<Value>, patch: Vec<Value>, meta: &Meta<'_>, mode: Mo
                 }
             }
             None => {
-                if let Some(key) = key {
-                    places.insert(key, merged.len());
+                // Nothing to merge with: directives inside it have nothing to act on.
+                if let Some(item) = without_directives(item, mode) {
+                    places.extend(key.map(|key| (key, merged.len())));
+                    merged.push(item);
                 }
-                merged.push(item);
             }
         }
     }

@@ -1,10 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 use super::*;
-use crate::Value;
 use crate::codec::FieldValidation;
-use crate::object;
 use crate::schema::{Type, builtin};
-use crate::testing::{json, mutate, show};
+use crate::testing::{Random, json, mutate, show};
+use crate::{Map, Value, list, object};
 use std::time::Instant;
 
 fn json_patch(document: &str, patch: &str) -> String {
@@ -371,6 +370,124 @@ fn strategic_diffs() {
         show(&patch.unwrap()),
         r#"{"spec":{"$setElementOrder/containers":[{"name":"a"}],"containers":[{"image":"2","name":"a"},{"$patch":"delete","name":"b"}]}}"#
     );
+}
+
+type Fill<'f> = &'f mut dyn FnMut(&mut Map, &mut dyn FnMut(usize) -> bool);
+
+/// A pod's worth of every strategy, made by chance: lists merged by key (nested ones too), sets, `retainKeys`, maps, lists
+/// and structs without a strategy. Lists are absent rather than empty, as in stored objects.
+fn random_pod(random: &mut Random) -> Value {
+    let mut chance = |of: usize| random.below(of) == 0;
+    let keyed = |names: &[&str], key: &'static str, chance: &mut dyn FnMut(usize) -> bool, fill: Fill<'_>| {
+        let mut items: Vec<Value> = Vec::new();
+        for name in names {
+            if chance(2) {
+                let mut item = Map::new();
+                item.insert(key, *name);
+                fill(&mut item, chance);
+                let place = if chance(2) { items.len() } else { 0 };
+                items.insert(place, Value::Object(item));
+            }
+        }
+        items
+    };
+    let put = |map: &mut Map, key: &'static str, items: Vec<Value>| {
+        if !items.is_empty() {
+            map.insert(key, Value::Array(items));
+        }
+    };
+    let mut spec = Map::new();
+    let containers = keyed(&["a", "b", "c"], "name", &mut chance, &mut |item, chance| {
+        item.insert("image", if chance(2) { "1" } else { "2" });
+        let mut env: Vec<Value> = Vec::new();
+        for name in ["X", "Y"] {
+            if chance(2) {
+                env.push(object! { "name": name, "value": if chance(2) { "1" } else { "2" } });
+            }
+        }
+        put(item, "env", env);
+        if chance(2) {
+            item.insert("args", list!["x", if chance(2) { "y" } else { "z" }]);
+        }
+    });
+    put(&mut spec, "containers", containers);
+    let volumes = keyed(&["v", "w"], "name", &mut chance, &mut |item, chance| {
+        if chance(2) {
+            item.insert("hostPath", object! { "path": if chance(2) { "/a" } else { "/b" } });
+        } else {
+            item.insert("emptyDir", object! { "medium": "Memory" });
+        }
+    });
+    put(&mut spec, "volumes", volumes);
+    if chance(2) {
+        spec.insert("nodeSelector", object! { "k": if chance(2) { "1" } else { "2" } });
+    }
+    if chance(2) {
+        spec.insert("tolerations", list![object! { "key": if chance(2) { "1" } else { "2" } }]);
+    }
+    let mut metadata = Map::new();
+    metadata.insert("name", "p");
+    let mut finalizers: Vec<Value> = Vec::new();
+    for name in ["f", "g", "h"] {
+        if chance(2) {
+            let place = if chance(2) { finalizers.len() } else { 0 };
+            finalizers.insert(place, name.into());
+        }
+    }
+    put(&mut metadata, "finalizers", finalizers);
+    object! { "metadata": metadata, "spec": spec }
+}
+
+/// Without lists that became empty, which decoding drops.
+fn without_empty_lists(value: Value) -> Value {
+    match value {
+        Value::Object(map) => Value::Object(
+            map.into_iter()
+                .map(|(key, value)| (key, without_empty_lists(value)))
+                .filter(|(_, value)| !matches!(value, Value::Array(items) if items.is_empty()))
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(without_empty_lists).collect()),
+        scalar => scalar,
+    }
+}
+
+#[test]
+fn a_diff_applied_to_the_original_gives_the_modified() {
+    let mut random = Random::new(5);
+    let ty = pod();
+    for _ in 0..3_000 {
+        let (original, modified) = (random_pod(&mut random), random_pod(&mut random));
+        let patch = strategic::diff(&original, &modified, &ty).unwrap();
+        let patched = strategic::apply(original.clone(), patch.clone(), &ty).unwrap();
+        assert_eq!(
+            show(&without_empty_lists(patched)),
+            show(&modified),
+            "original {}\npatch {}",
+            show(&original),
+            show(&patch)
+        );
+        assert_eq!(show(&strategic::diff(&modified, &modified, &ty).unwrap()), "{}");
+        let patch = merge_patch::diff(&original, &modified);
+        assert_eq!(merge_patch::apply(original.clone(), patch).unwrap(), modified);
+
+        // Three-way: what the configuration says holds afterwards, and applying again changes nothing.
+        let current = random_pod(&mut random);
+        let patch = strategic::three_way(&original, &modified, &current, &ty).unwrap();
+        let patched = without_empty_lists(strategic::apply(current.clone(), patch.clone(), &ty).unwrap());
+        let again = strategic::three_way(&modified, &modified, &patched, &ty).unwrap();
+        assert_eq!(
+            show(&without_empty_lists(strategic::apply(patched.clone(), again.clone(), &ty).unwrap())),
+            show(&patched),
+            "{}",
+            show(&again)
+        );
+        for container in modified.items_at(&["spec", "containers"]) {
+            let same = |other: &&Value| other.get("name") == container.get("name");
+            let found = patched.items_at(&["spec", "containers"]).iter().find(same).unwrap();
+            assert_eq!(found.get("image"), container.get("image"));
+        }
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub mod labels;
 mod parse;
 
 pub use fields::FieldSelector;
-pub use labels::{LabelSource, Operator, Requirement, Selector};
+pub use labels::{LabelSource, Operator, Requirement, Selector, validate_label_selector};
 
 /// A selector's text or value that cannot be understood; the message is upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
