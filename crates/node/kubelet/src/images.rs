@@ -1,0 +1,212 @@
+//! Having a container's image: pull policies, secrets, back-off (`pkg/kubelet/images/image_manager.go`).
+
+use crate::pod::spec::Pod;
+use crate::shared::Shared;
+use parking_lot::Mutex;
+use skiff_client::events::EventType;
+use skiff_cri::v1;
+use skiff_machinery::Value;
+use skiff_machinery::codec::json;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const INITIAL: Duration = Duration::from_secs(10);
+const MAX: Duration = Duration::from_secs(300);
+
+/// Why an image is not there: what the container waits with.
+#[derive(Debug)]
+pub struct PullProblem {
+    /// `ErrImagePull`, `ImagePullBackOff`, `ErrImageNeverPull`, `InvalidImageName`.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// When to try again.
+    pub retry_at: Instant,
+}
+
+/// Pulls that failed, by image.
+#[derive(Default)]
+pub struct PullBackoffs(Mutex<BTreeMap<String, (Duration, Instant)>>);
+
+impl PullBackoffs {
+    fn until(&self, image: &str, now: Instant) -> Option<Instant> {
+        self.0.lock().get(image).map(|(_, until)| *until).filter(|until| *until > now)
+    }
+    fn failed(&self, image: &str, now: Instant) -> Instant {
+        let mut known = self.0.lock();
+        // Old entries have long served their purpose.
+        known.retain(|_, (_, until)| *until + MAX > now);
+        let wait = known.get(image).map_or(INITIAL, |(wait, _)| (*wait * 2).min(MAX));
+        known.insert(image.to_owned(), (wait, now + wait));
+        now + wait
+    }
+    fn succeeded(&self, image: &str) {
+        self.0.lock().remove(image);
+    }
+}
+
+/// The pull policy of a container; without one, `latest` is pulled always.
+fn policy(container: &Value) -> &str {
+    match container.str_at(&["imagePullPolicy"]) {
+        "" => "IfNotPresent",
+        said => said,
+    }
+}
+
+/// Registry of an image reference: its first part, if that looks like a host.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
+/// Credentials for a registry from `.dockerconfigjson` or `.dockercfg`.
+fn credentials(secret: &Value, registry: &str) -> Option<v1::AuthConfig> {
+    let data = |key: &str| secret.at(&["data", key]).and_then(Value::as_str).and_then(crate::pod::env::decode_secret);
+    let (bytes, nested) = match data(".dockerconfigjson") {
+        Some(bytes) => (bytes, true),
+        None => (data(".dockercfg")?, false),
+    };
+    let tree = json::from_slice(&bytes).ok()?;
+    let servers = if nested { tree.object_at(&["auths"])? } else { tree.as_object()? };
+    let host_of = |server: &str| {
+        let bare = server.trim_start_matches("https://").trim_start_matches("http://");
+        bare.split('/').next().unwrap_or(bare).to_owned()
+    };
+    let matches = |server: &str| {
+        let host = host_of(server);
+        host == registry || (registry == "docker.io" && host == "index.docker.io")
+    };
+    let (server, entry) = servers.iter().find(|(server, _)| matches(server))?;
+    let text = |key: &str| entry.str_at(&[key]).to_owned();
+    let (mut username, mut password) = (text("username"), text("password"));
+    if username.is_empty()
+        && let Some(pair) = crate::pod::env::decode_secret(&text("auth"))
+        && let Some((user, word)) = String::from_utf8_lossy(&pair).split_once(':')
+    {
+        (username, password) = (user.to_owned(), word.to_owned());
+    }
+    Some(v1::AuthConfig {
+        username: username.into(),
+        password: password.into(),
+        server_address: server.to_string().into(),
+        identity_token: text("identitytoken").into(),
+        ..Default::default()
+    })
+}
+
+impl Shared {
+    async fn pull_credentials(&self, pod: &Pod, image: &str) -> Option<v1::AuthConfig> {
+        let secrets = self.client.namespaced("", "v1", "secrets", pod.namespace());
+        for reference in pod.0.items_at(&["spec", "imagePullSecrets"]) {
+            let name = reference.str_at(&["name"]);
+            match secrets.fetch_optional(name).await {
+                Ok(Some(secret)) => {
+                    if let Some(found) = credentials(&secret, registry(image)) {
+                        return Some(found);
+                    }
+                }
+                Ok(None) => {
+                    let message = format!(
+                        "Unable to retrieve some image pull secrets ({name}); attempting to pull the image may not succeed."
+                    );
+                    self.event(pod, None, EventType::Warning, "FailedToRetrieveImagePullSecret", message);
+                }
+                Err(error) => tracing::debug!(secret = name, %error, "pull secret not fetched"),
+            }
+        }
+        None
+    }
+
+    /// Makes sure that a container's image is there; returns it as the runtime knows it.
+    pub(crate) async fn ensure_image(
+        &self,
+        pod: &Pod,
+        container: &Value,
+        backoffs: &PullBackoffs,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<v1::Image, PullProblem> {
+        let name = container.str_at(&["name"]);
+        let image = container.str_at(&["image"]);
+        let now = self.clock.now();
+        let spec =
+            v1::ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() };
+        let problem = |reason, message, retry_at| PullProblem { reason, message, retry_at };
+        let present =
+            self.present(&spec).await.map_err(|message| problem("ImageInspectError", message, now + INITIAL))?;
+        let policy = policy(container);
+        match (&present, policy) {
+            (Some(found), "IfNotPresent" | "Never") => {
+                let message = format!("Container image \"{image}\" already present on machine");
+                self.event(pod, Some(name), EventType::Normal, "Pulled", message);
+                return Ok(found.clone());
+            }
+            (None, "Never") => {
+                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+                self.event(pod, Some(name), EventType::Warning, "ErrImageNeverPull", message.as_str());
+                return Err(problem("ErrImageNeverPull", message, now + MAX));
+            }
+            _ => (),
+        }
+        if let Some(until) = backoffs.until(image, now) {
+            let message = format!("Back-off pulling image \"{image}\"");
+            self.event(pod, Some(name), EventType::Normal, "BackOff", message.as_str());
+            return Err(problem("ImagePullBackOff", message, until));
+        }
+        self.event(pod, Some(name), EventType::Normal, "Pulling", format!("Pulling image \"{image}\""));
+        let auth = self.pull_credentials(pod, image).await;
+        let request = v1::PullImageRequest { image: Some(spec.clone()), auth, sandbox_config: Some(sandbox.clone()) };
+        match self.images.pull_image(request).await {
+            Ok(_) => {
+                backoffs.succeeded(image);
+                let took = self.clock.now().duration_since(now);
+                let message =
+                    format!("Successfully pulled image \"{image}\" in {took:.3?} ({took:.3?} including waiting)");
+                self.event(pod, Some(name), EventType::Normal, "Pulled", message);
+            }
+            Err(error) => {
+                let message = format!("Failed to pull image \"{image}\": {error}");
+                self.event(pod, Some(name), EventType::Warning, "Failed", message);
+                let until = backoffs.failed(image, self.clock.now());
+                return Err(problem("ErrImagePull", error.to_string(), until));
+            }
+        }
+        let found =
+            self.present(&spec).await.map_err(|message| problem("ImageInspectError", message, now + INITIAL))?;
+        found.ok_or_else(|| problem("ErrImagePull", format!("image \"{image}\" is gone after its pull"), now + INITIAL))
+    }
+
+    async fn present(&self, spec: &v1::ImageSpec) -> Result<Option<v1::Image>, String> {
+        let request = v1::ImageStatusRequest { image: Some(spec.clone()), ..Default::default() };
+        match self.images.image_status(request).await {
+            Ok(answer) => Ok(answer.image),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skiff_machinery::object;
+
+    #[test]
+    fn registries_are_told_from_names() {
+        assert_eq!(registry("busybox"), "docker.io");
+        assert_eq!(registry("library/busybox:1"), "docker.io");
+        assert_eq!(registry("localhost:5000/a/b"), "localhost:5000");
+        assert_eq!(registry("quay.example/x@sha256:00"), "quay.example");
+    }
+
+    #[test]
+    fn credentials_are_given_to_their_registry_only() {
+        use base64::Engine;
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let config = format!("{{\"auths\":{{\"https://r.example/v1\":{{\"auth\":\"{}\"}}}}}}", encode("u:p"));
+        let secret = object! { "data": object! { ".dockerconfigjson": encode(&config) } };
+        assert!(credentials(&secret, "r.example").is_some());
+        assert!(credentials(&secret, "other.example").is_none());
+    }
+}

@@ -1,0 +1,395 @@
+//! The node itself: registration, status, lease (`kubelet_node_status.go`, `nodelease`).
+
+use crate::shared::Shared;
+use skiff_client::leader::{micro_time, time};
+use skiff_client::{ClientError, Patch, WriteOptions};
+use skiff_cri::v1;
+use skiff_machinery::{Map, Value, list, object};
+use std::sync::Arc;
+use std::time::Duration;
+
+const LEASE_DURATION_SECONDS: i64 = 40;
+const LEASE_RENEWAL: Duration = Duration::from_secs(10);
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+const STATUS_REPORT: Duration = Duration::from_secs(300);
+
+/// What the machine is, read once.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// CPUs.
+    pub cpus: i64,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+    /// Bytes of the file system that holds pods.
+    pub disk_bytes: i64,
+    /// Most pods (`--max-pods`).
+    pub max_pods: i64,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `PRETTY_NAME` of `/etc/os-release`.
+    pub os_image: String,
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// DMI product uuid.
+    pub system_uuid: String,
+    /// This boot.
+    pub boot_id: String,
+}
+
+fn first_line(path: &str) -> String {
+    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+impl Machine {
+    /// Reads it; `root` is where pods live.
+    pub fn read(root: &std::path::Path, max_pods: i64) -> std::io::Result<Self> {
+        let memory = std::fs::read_to_string("/proc/meminfo")?;
+        let kib = memory
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<i64>().ok());
+        let disk = rustix::fs::statvfs(root)?;
+        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let os_image = release
+            .lines()
+            .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+            .unwrap_or("Linux")
+            .trim_matches('"')
+            .to_owned();
+        let product = first_line("/sys/class/dmi/id/product_uuid");
+        let machine_id = first_line("/etc/machine-id");
+        Ok(Self {
+            cpus: i64::try_from(std::thread::available_parallelism()?.get()).unwrap_or(1),
+            memory_bytes: kib.unwrap_or(0) * 1024,
+            disk_bytes: i64::try_from(disk.f_blocks.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX),
+            max_pods,
+            kernel: first_line("/proc/sys/kernel/osrelease"),
+            os_image,
+            system_uuid: if product.is_empty() { machine_id.clone() } else { product },
+            machine_id,
+            boot_id: first_line("/proc/sys/kernel/random/boot_id"),
+        })
+    }
+
+    fn capacity(&self) -> Map {
+        [
+            ("cpu", self.cpus.to_string()),
+            ("memory", format!("{}Ki", self.memory_bytes / 1024)),
+            ("ephemeral-storage", format!("{}Ki", self.disk_bytes / 1024)),
+            ("pods", self.max_pods.to_string()),
+            ("hugepages-1Gi", "0".to_owned()),
+            ("hugepages-2Mi", "0".to_owned()),
+        ]
+        .into_iter()
+        .collect()
+    }
+
+    /// What pods may use: less the eviction threshold of memory (100Mi) and a tenth of the disk, as upstream's defaults.
+    fn allocatable(&self) -> Map {
+        let mut allocatable = self.capacity();
+        allocatable.insert("memory", format!("{}Ki", (self.memory_bytes - (100 << 20)).max(0) / 1024));
+        allocatable.insert("ephemeral-storage", (self.disk_bytes / 10 * 9).to_string());
+        allocatable
+    }
+}
+
+/// The node as it registers and reports.
+pub struct Node {
+    shared: Arc<Shared>,
+    machine: Machine,
+    /// Extra labels (`--node-labels`).
+    labels: Vec<(String, String)>,
+    version: String,
+    runtime_version: String,
+    port: u16,
+}
+
+impl Node {
+    /// `runtime_version` is `NAME://VERSION`.
+    pub fn new(
+        shared: Arc<Shared>,
+        machine: Machine,
+        labels: Vec<(String, String)>,
+        version: String,
+        runtime_version: String,
+        port: u16,
+    ) -> Self {
+        Self { shared, machine, labels, version, runtime_version, port }
+    }
+
+    fn metadata_labels(&self) -> Map {
+        let name = &*self.shared.node_name;
+        let arch = architecture();
+        let fixed = [
+            ("kubernetes.io/hostname", name),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", arch),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", arch),
+        ];
+        let mut labels: Map = fixed.into_iter().collect();
+        for (key, value) in &self.labels {
+            labels.insert(key.clone(), value.as_str());
+        }
+        labels
+    }
+
+    /// Registers, then reports until the end.
+    pub async fn run(self) {
+        let lease = self.keep_lease();
+        let status = async {
+            loop {
+                match self.register().await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "node registration tries again");
+                        self.shared.clock.sleep(Duration::from_millis(200)).await;
+                    }
+                }
+            }
+            self.keep_status().await;
+        };
+        tokio::join!(lease, status);
+    }
+
+    async fn register(&self) -> Result<(), ClientError> {
+        let nodes = self.shared.client.all("", "v1", "nodes");
+        let name = &self.shared.node_name;
+        if nodes.fetch_optional(name).await?.is_some() {
+            // What was there stays; labels that describe the machine are brought up to date.
+            let patch = object! { "metadata": object! { "labels": self.metadata_labels() } };
+            nodes.patch(name, "", &Patch::Strategic(&patch), &WriteOptions::default()).await?;
+            return self.report(None).await.map(drop);
+        }
+        let addresses = self.shared.host_ips.read().clone();
+        let status = self.status(None, &addresses).await;
+        let node = object! {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": object! {
+                "name": name.as_str(),
+                "labels": self.metadata_labels(),
+                "annotations": object! { "volumes.kubernetes.io/controller-managed-attach-detach": "true" },
+            },
+            "spec": Map::new(),
+            "status": status,
+        };
+        nodes.create(&node, &WriteOptions::default()).await?;
+        // The API clears a new node's status unless the kubelet writes it by its own path.
+        self.report(None).await.map(drop)
+    }
+
+    /// Reports changes at once and a heartbeat every five minutes; the lease is the pulse in between.
+    async fn keep_status(&self) {
+        let mut last: Option<Value> = None;
+        let mut reported = self.shared.clock.now();
+        loop {
+            self.shared.clock.sleep(STATUS_INTERVAL).await;
+            let due = self.shared.clock.now().duration_since(reported) >= STATUS_REPORT;
+            match self.report(if due { None } else { last.as_ref() }).await {
+                Ok(Some(written)) => {
+                    last = Some(written);
+                    reported = self.shared.clock.now();
+                }
+                Ok(None) => (),
+                Err(error) if error.is_not_found() => {
+                    if let Err(error) = self.register().await {
+                        tracing::debug!(%error, "node not registered again");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "node status not written"),
+            }
+        }
+    }
+
+    /// Writes the status unless it equals `last` but for heartbeats. Returns what was written.
+    async fn report(&self, last: Option<&Value>) -> Result<Option<Value>, ClientError> {
+        let nodes = self.shared.client.all("", "v1", "nodes");
+        let current = nodes.fetch(&self.shared.node_name).await?;
+        let addresses = self.shared.host_ips.read().clone();
+        let status = self.status(Some(&current), &addresses).await;
+        if last.is_some_and(|last| same(last, &status)) && same(&status, current.get("status").unwrap_or(&Value::Null))
+        {
+            return Ok(None);
+        }
+        let patch = object! { "status": status.clone() };
+        nodes.patch(&self.shared.node_name, "status", &Patch::Strategic(&patch), &WriteOptions::default()).await?;
+        Ok(Some(status))
+    }
+
+    async fn status(&self, current: Option<&Value>, addresses: &[String]) -> Value {
+        let mut list: Vec<Value> =
+            addresses.iter().map(|ip| object! { "type": "InternalIP", "address": ip.as_str() }).collect();
+        list.push(object! { "type": "Hostname", "address": self.shared.node_name.as_str() });
+        object! {
+            "addresses": list,
+            "capacity": self.machine.capacity(),
+            "allocatable": self.machine.allocatable(),
+            "conditions": self.conditions(current).await,
+            "daemonEndpoints": object! { "kubeletEndpoint": object! { "Port": i64::from(self.port) } },
+            "nodeInfo": object! {
+                "machineID": self.machine.machine_id.as_str(),
+                "systemUUID": self.machine.system_uuid.as_str(),
+                "bootID": self.machine.boot_id.as_str(),
+                "kernelVersion": self.machine.kernel.as_str(),
+                "osImage": self.machine.os_image.as_str(),
+                "containerRuntimeVersion": self.runtime_version.as_str(),
+                "kubeletVersion": self.version.as_str(),
+                "kubeProxyVersion": "",
+                "operatingSystem": "linux",
+                "architecture": architecture(),
+            },
+            "images": self.images().await,
+        }
+    }
+
+    /// The largest images, for ImageLocality (`--node-status-max-images`: 50).
+    async fn images(&self) -> Vec<Value> {
+        let Ok(answer) = self.shared.images.list_images(v1::ListImagesRequest::default()).await else {
+            return Vec::new();
+        };
+        let mut images = answer.images;
+        images.sort_by_key(|image| std::cmp::Reverse(image.size));
+        let entry = |image: v1::Image| {
+            let names: Vec<String> = image.repo_digests.into_iter().chain(image.repo_tags).collect();
+            object! { "names": names, "sizeBytes": i64::try_from(image.size).unwrap_or(i64::MAX) }
+        };
+        images.into_iter().take(50).map(entry).collect()
+    }
+
+    async fn conditions(&self, current: Option<&Value>) -> Vec<Value> {
+        let now = time(self.shared.clock.wall());
+        let problem = self.runtime_problem().await;
+        let disk = rustix::fs::statvfs(self.shared.volumes.root()).ok();
+        let disk_short = disk.is_some_and(|disk| disk.f_bavail * 10 < disk.f_blocks);
+        let memory_short = available_memory().is_some_and(|bytes| bytes < 100 << 20);
+        let row = |ty: &str, bad: bool, reasons: (&str, &str), messages: (&str, &str)| {
+            let (reason, message) = if bad { (reasons.0, messages.0) } else { (reasons.1, messages.1) };
+            (ty.to_owned(), if bad { "True" } else { "False" }, reason.to_owned(), message.to_owned())
+        };
+        let rows = [
+            row(
+                "MemoryPressure",
+                memory_short,
+                ("KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"),
+                ("kubelet has insufficient memory available", "kubelet has sufficient memory available"),
+            ),
+            row(
+                "DiskPressure",
+                disk_short,
+                ("KubeletHasDiskPressure", "KubeletHasNoDiskPressure"),
+                ("kubelet has disk pressure", "kubelet has no disk pressure"),
+            ),
+            row(
+                "PIDPressure",
+                false,
+                ("KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
+                ("kubelet has insufficient PID available", "kubelet has sufficient PID available"),
+            ),
+            match problem {
+                None => (
+                    "Ready".to_owned(),
+                    "True",
+                    "KubeletReady".to_owned(),
+                    "kubelet is posting ready status".to_owned(),
+                ),
+                Some(message) => ("Ready".to_owned(), "False", "KubeletNotReady".to_owned(), message),
+            },
+        ];
+        let known = current.map(|node| node.items_at(&["status", "conditions"])).unwrap_or(&[]);
+        let make = |(ty, status, reason, message): (String, &str, String, String)| {
+            let old = known.iter().find(|old| old.str_at(&["type"]) == ty && old.str_at(&["status"]) == status);
+            let since = old.and_then(|old| old.get("lastTransitionTime")).cloned();
+            object! {
+                "type": ty, "status": status, "reason": reason, "message": message,
+                "lastHeartbeatTime": now.as_str(),
+                "lastTransitionTime": since.unwrap_or_else(|| now.as_str().into()),
+            }
+        };
+        rows.into_iter().map(make).collect()
+    }
+
+    async fn runtime_problem(&self) -> Option<String> {
+        match self.shared.runtime.status(v1::StatusRequest::default()).await {
+            Err(error) => Some(format!("container runtime is down: {error}")),
+            Ok(answer) => {
+                let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
+                let bad = conditions.iter().find(|condition| !condition.status)?;
+                let what = if bad.r#type == "NetworkReady" {
+                    "container runtime network not ready"
+                } else {
+                    "container runtime status check may not have completed yet"
+                };
+                Some(format!("{what}: {}={} reason:{} message:{}", bad.r#type, bad.status, bad.reason, bad.message))
+            }
+        }
+    }
+
+    async fn keep_lease(&self) {
+        let leases = self.shared.client.namespaced("coordination.k8s.io", "v1", "leases", "kube-node-lease");
+        let name = &self.shared.node_name;
+        loop {
+            let now = micro_time(self.shared.clock.wall());
+            let patch = object! { "spec": object! { "renewTime": now.as_str() } };
+            let outcome = match leases.patch(name, "", &Patch::Merge(&patch), &WriteOptions::default()).await {
+                Err(error) if error.is_not_found() => self.create_lease(&leases, &now).await,
+                outcome => outcome.map(drop),
+            };
+            match outcome {
+                Ok(()) => self.shared.clock.sleep(LEASE_RENEWAL).await,
+                Err(error) => {
+                    tracing::debug!(%error, "node lease tries again");
+                    self.shared.clock.sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+
+    async fn create_lease(&self, leases: &skiff_client::Api, now: &str) -> Result<(), ClientError> {
+        let name = self.shared.node_name.as_str();
+        let node = self.shared.client.all("", "v1", "nodes").fetch(name).await?;
+        let lease = object! {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": object! {
+                "name": name,
+                "namespace": "kube-node-lease",
+                "ownerReferences": list![object! {
+                    "apiVersion": "v1", "kind": "Node", "name": name, "uid": node.str_at(&["metadata", "uid"]),
+                }],
+            },
+            "spec": object! {
+                "holderIdentity": name, "leaseDurationSeconds": LEASE_DURATION_SECONDS, "renewTime": now,
+            },
+        };
+        leases.create(&lease, &WriteOptions::default()).await.map(drop)
+    }
+}
+
+/// Equal but for heartbeats.
+fn same(one: &Value, other: &Value) -> bool {
+    let bare = |status: &Value| {
+        let mut conditions = status.items_at(&["conditions"]).to_vec();
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            condition.remove("lastHeartbeatTime");
+        }
+        let of = |name: &str| status.get(name).cloned();
+        (conditions, of("addresses"), of("allocatable"), of("images"))
+    };
+    bare(one) == bare(other)
+}
+
+fn available_memory() -> Option<i64> {
+    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<i64>().ok());
+    kib.map(|kib| kib * 1024)
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,324 @@
+//! What is told to the API about a pod (`kubelet_pods.go: generateAPIPodStatus`), pure.
+
+use super::plan::{Backoffs, Plan};
+use super::spec::{Container, Pod, Role};
+use super::state::{Instance, State};
+use skiff_machinery::{Map, Value, object};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
+
+/// What the actor knows beside the runtime's state.
+pub struct Facts<'a> {
+    /// Names of containers whose readiness probe passes (or that have none).
+    pub ready: &'a BTreeSet<String>,
+    /// Names of containers whose startup probe has passed (or that have none).
+    pub started: &'a BTreeSet<String>,
+    /// Containers that cannot be started: reason and message.
+    pub problems: &'a BTreeMap<String, (String, String)>,
+    /// The last plan, for those in back-off.
+    pub plan: &'a Plan,
+    /// Back-offs.
+    pub backoffs: &'a Backoffs,
+    /// Termination messages by runtime id.
+    pub messages: &'a BTreeMap<String, String>,
+    /// The node's addresses.
+    pub host_ips: &'a [String],
+    /// A reason that ended the pod from outside (eviction, deadline): reason and message.
+    pub ended_by: Option<(&'a str, &'a str)>,
+    /// Volumes are mounted.
+    pub volumes_ready: bool,
+    /// Now, for conditions that change.
+    pub now: SystemTime,
+}
+
+fn time_of(nanoseconds: i64) -> Value {
+    if nanoseconds <= 0 {
+        return Value::Null;
+    }
+    let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds.unsigned_abs());
+    skiff_client::leader::time(at).into()
+}
+
+fn terminated(instance: &Instance, messages: &BTreeMap<String, String>) -> Value {
+    let status = &instance.status;
+    let reason = match status.reason.as_str() {
+        "" if status.exit_code == 0 => "Completed",
+        "" => "Error",
+        said => said,
+    };
+    let mut state = Map::new();
+    state.insert("exitCode", i64::from(status.exit_code));
+    state.insert("reason", reason);
+    state.insert("startedAt", time_of(status.started_at));
+    state.insert("finishedAt", time_of(status.finished_at));
+    state.insert("containerID", instance.id.as_str());
+    let message = messages.get(&instance.id).map_or(status.message.as_str(), String::as_str);
+    if !message.is_empty() {
+        state.insert("message", message);
+    }
+    object! { "terminated": state }
+}
+
+fn waiting(reason: &str, message: &str) -> Value {
+    let mut state = Map::new();
+    state.insert("reason", reason);
+    if !message.is_empty() {
+        state.insert("message", message);
+    }
+    object! { "waiting": state }
+}
+
+/// Backoff in Go's notation of durations, as in the message that people search for.
+fn go_duration(wait: Duration) -> String {
+    let seconds = wait.as_secs();
+    if seconds >= 60 { format!("{}m{}s", seconds / 60, seconds % 60) } else { format!("{seconds}s") }
+}
+
+/// One container's status.
+fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
+    let name = container.name();
+    let instances = state.containers.get(name).map(Vec::as_slice).unwrap_or(&[]);
+    let newest = instances.first();
+    let mut last = instances.get(1).filter(|instance| instance.has_exited());
+    let mut restart_count = newest.map_or(0, Instance::restart_count);
+    let problem = facts.problems.get(name);
+    let running = newest.filter(|instance| instance.is_running());
+    let current = match newest {
+        Some(instance) if instance.is_running() => {
+            object! { "running": object! { "startedAt": time_of(instance.status.started_at) } }
+        }
+        Some(instance) if instance.has_exited() => {
+            if let Some((reason, message)) = problem {
+                last = Some(instance);
+                waiting(reason, message)
+            } else if facts.plan.waiting.contains_key(name) {
+                last = Some(instance);
+                let wait = go_duration(facts.backoffs.wait(name));
+                let message = format!(
+                    "back-off {wait} restarting failed container={name} pod={}_{}({})",
+                    pod.name(),
+                    pod.namespace(),
+                    pod.uid()
+                );
+                waiting("CrashLoopBackOff", &message)
+            } else {
+                terminated(instance, facts.messages)
+            }
+        }
+        _ => match problem {
+            Some((reason, message)) => waiting(reason, message),
+            None => {
+                let has_init = pod.containers().any(|other| other.role != Role::Main);
+                let reason = if has_init && !facts.volumes_ready || has_init && container.role == Role::Main {
+                    "PodInitializing"
+                } else {
+                    "ContainerCreating"
+                };
+                waiting(reason, "")
+            }
+        },
+    };
+    if newest.is_some_and(Instance::is_created) {
+        restart_count = newest.map_or(0, Instance::restart_count);
+    }
+    let started = running.is_some() && facts.started.contains(name);
+    let ready = match container.role {
+        Role::Init => newest.is_some_and(|instance| instance.has_exited() && instance.status.exit_code == 0),
+        Role::Sidecar | Role::Main => started && facts.ready.contains(name),
+    };
+    let mut status = Map::new();
+    status.insert("name", name);
+    status.insert("state", current);
+    let last = last.map_or_else(|| Value::Object(Map::new()), |instance| terminated(instance, facts.messages));
+    status.insert("lastState", with_runtime(last, runtime));
+    status.insert("ready", ready);
+    status.insert("restartCount", i64::from(restart_count));
+    let image = newest.and_then(|instance| instance.status.image.as_ref());
+    let image = image
+        .map(|image| if image.user_specified_image.is_empty() { &image.image } else { &image.user_specified_image });
+    status.insert("image", image.map_or(container.tree.str_at(&["image"]), String::as_str));
+    status.insert("imageID", newest.map_or("", |instance| instance.status.image_ref.as_str()));
+    if let Some(instance) = newest {
+        status.insert("containerID", format!("{runtime}://{}", instance.id));
+    }
+    status.insert("started", if container.role == Role::Init { running.is_some() } else { started });
+    if let Some(state) = status.get_mut("state") {
+        *state = with_runtime(std::mem::take(state), runtime);
+    }
+    Value::Object(status)
+}
+
+/// Container ids in the API carry the runtime's name.
+fn with_runtime(mut state: Value, runtime: &str) -> Value {
+    if let Some(terminated) = state.get_mut("terminated").and_then(Value::as_object_mut) {
+        let id = terminated.get("containerID").and_then(Value::as_str).unwrap_or_default().to_owned();
+        terminated.insert("containerID", format!("{runtime}://{id}"));
+    }
+    state
+}
+
+/// Phase of a pod (`getPhase`).
+fn phase(pod: &Pod, state: &State, facts: &Facts<'_>) -> &'static str {
+    if facts.ended_by.is_some() && !state.any_running() {
+        return "Failed";
+    }
+    let main: Vec<Container<'_>> = pod.containers().filter(|container| container.role == Role::Main).collect();
+    let init_pending = pod.containers().filter(|container| container.role == Role::Init).any(|container| {
+        !state.newest(container.name()).is_some_and(|instance| instance.has_exited() && instance.status.exit_code == 0)
+    });
+    if super::plan::has_ended(pod, state) {
+        let failed = pod.containers().filter(|container| container.role != Role::Sidecar).any(|container| {
+            state
+                .newest(container.name())
+                .is_some_and(|instance| instance.has_exited() && instance.status.exit_code != 0)
+        });
+        return if failed { "Failed" } else { "Succeeded" };
+    }
+    let started =
+        main.iter().all(|container| state.newest(container.name()).is_some_and(|instance| !instance.is_created()));
+    let any_main = main.iter().any(|container| state.newest(container.name()).is_some());
+    if (init_pending && !any_main) || !started { "Pending" } else { "Running" }
+}
+
+fn condition(old: &Value, ty: &str, truth: bool, reason: &str, message: &str, now: &str, generation: i64) -> Value {
+    let status = if truth { "True" } else { "False" };
+    let known = old.items_at(&["status", "conditions"]).iter().find(|known| known.str_at(&["type"]) == ty);
+    let since =
+        known.filter(|known| known.str_at(&["status"]) == status).and_then(|known| known.get("lastTransitionTime"));
+    let mut condition = Map::new();
+    condition.insert("type", ty);
+    condition.insert("status", status);
+    condition.insert("lastProbeTime", Value::Null);
+    condition.insert("lastTransitionTime", since.cloned().unwrap_or_else(|| now.into()));
+    if generation > 0 {
+        condition.insert("observedGeneration", generation);
+    }
+    if !reason.is_empty() {
+        condition.insert("reason", reason);
+        condition.insert("message", message);
+    }
+    Value::Object(condition)
+}
+
+/// The whole status. `runtime` is the runtime's name, for container ids. Conditions of others are kept.
+pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
+    let old = &*pod.0;
+    let now = skiff_client::leader::time(facts.now);
+    let statuses = |main: bool| -> Vec<Value> {
+        pod.containers()
+            .filter(|container| (container.role == Role::Main) == main)
+            .map(|container| container_status(pod, &container, state, facts, runtime))
+            .collect()
+    };
+    let (init, main) = (statuses(false), statuses(true));
+    let phase = phase(pod, state, facts);
+    let over = phase == "Succeeded" || phase == "Failed";
+    let generation = old.at(&["metadata", "generation"]).and_then(Value::as_int).unwrap_or(0);
+    let make = |ty: &str, truth: bool, reason: &str, message: &str| {
+        condition(old, ty, truth, reason, message, &now, generation)
+    };
+    let unready = |statuses: &[Value]| -> Vec<String> {
+        let names = statuses.iter().filter(|status| status.get("ready").and_then(Value::as_bool) != Some(true));
+        names.map(|status| status.str_at(&["name"]).to_owned()).collect()
+    };
+    let sidecars: Vec<Value> = init
+        .iter()
+        .filter(|status| pod.container(status.str_at(&["name"])).is_some_and(|found| found.role == Role::Sidecar))
+        .cloned()
+        .collect();
+    let mut not_ready = unready(&main);
+    not_ready.extend(unready(&sidecars));
+    let gates = failing_gates(old);
+    let containers_ready = not_ready.is_empty() && !over;
+    let list = |names: &[String]| format!("containers with unready status: [{}]", names.join(" "));
+    let plain_init = init
+        .iter()
+        .filter(|status| pod.container(status.str_at(&["name"])).is_some_and(|found| found.role == Role::Init));
+    let incomplete: Vec<String> = unready(&plain_init.cloned().collect::<Vec<_>>());
+    let any_main =
+        pod.containers().any(|container| container.role == Role::Main && state.newest(container.name()).is_some());
+    let initialized = incomplete.is_empty() || any_main;
+    let mut conditions = Vec::new();
+    conditions.push(make(
+        "PodReadyToStartContainers",
+        state.ready_sandbox().is_some_and(|_| facts.volumes_ready),
+        "",
+        "",
+    ));
+    conditions.push(if initialized {
+        make("Initialized", true, if phase == "Succeeded" { "PodCompleted" } else { "" }, "")
+    } else {
+        make(
+            "Initialized",
+            false,
+            "ContainersNotInitialized",
+            &format!("containers with incomplete status: [{}]", incomplete.join(" ")),
+        )
+    });
+    let (reason, message) = if phase == "Succeeded" {
+        ("PodCompleted", String::new())
+    } else if phase == "Failed" {
+        ("PodFailed", String::new())
+    } else if !containers_ready {
+        ("ContainersNotReady", list(&not_ready))
+    } else {
+        ("", String::new())
+    };
+    conditions.push(match (containers_ready, gates.is_empty()) {
+        (true, false) => make("Ready", false, "ReadinessGatesNotReady", &gates.join(", ")),
+        (ready, _) => make("Ready", ready, reason, &message),
+    });
+    conditions.push(make("ContainersReady", containers_ready, reason, &message));
+    conditions.push(make("PodScheduled", true, "", ""));
+    const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+    let others =
+        old.items_at(&["status", "conditions"]).iter().filter(|known| !OURS.contains(&known.str_at(&["type"])));
+    conditions.extend(others.cloned());
+    let mut status = Map::new();
+    status.insert("phase", phase);
+    status.insert("conditions", conditions);
+    if generation > 0 {
+        status.insert("observedGeneration", generation);
+    }
+    if let Some((reason, message)) = facts.ended_by {
+        status.insert("reason", reason);
+        status.insert("message", message);
+    }
+    if let Some(first) = facts.host_ips.first() {
+        status.insert("hostIP", first.as_str());
+        status.insert("hostIPs", addresses(facts.host_ips));
+    }
+    let ips = if pod.flag("hostNetwork") { facts.host_ips.to_vec() } else { state.ips() };
+    if let Some(first) = ips.first() {
+        status.insert("podIP", first.as_str());
+        status.insert("podIPs", addresses(&ips));
+    }
+    let started = old.at(&["status", "startTime"]).filter(|time| !time.is_null()).cloned();
+    status.insert("startTime", started.unwrap_or_else(|| now.as_str().into()));
+    if !init.is_empty() {
+        status.insert("initContainerStatuses", init);
+    }
+    status.insert("containerStatuses", main);
+    status.insert("qosClass", pod.qos().as_str());
+    Value::Object(status)
+}
+
+fn addresses(ips: &[String]) -> Vec<Value> {
+    ips.iter().map(|ip| object! { "ip": ip.as_str() }).collect()
+}
+
+/// Readiness gates whose condition is not true, as upstream words them.
+fn failing_gates(pod: &Value) -> Vec<String> {
+    let gates = pod.items_at(&["spec", "readinessGates"]).iter().map(|gate| gate.str_at(&["conditionType"]));
+    let conditions = pod.items_at(&["status", "conditions"]);
+    gates
+        .filter_map(|gate| match conditions.iter().find(|condition| condition.str_at(&["type"]) == gate) {
+            None => Some(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
+            Some(condition) if condition.str_at(&["status"]) != "True" => Some(format!(
+                "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
+                condition.str_at(&["status"])
+            )),
+            Some(_) => None,
+        })
+        .collect()
+}

@@ -1,0 +1,89 @@
+//! What every part of a kubelet uses.
+
+use crate::pod::container::Node;
+use crate::pod::env::Downward;
+use crate::pod::spec::Pod;
+use crate::volumes::Volumes;
+use parking_lot::{Mutex, RwLock};
+use skiff_base::clock::SharedClock;
+use skiff_base::task::Supervisor;
+use skiff_client::events::{EventType, Recorder, Reference};
+use skiff_client::{Client, Store, Tree};
+use skiff_cri::{ImageService, RuntimeService};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A token that was issued to a pod, and when it is renewed.
+pub(crate) struct IssuedToken {
+    pub(crate) token: String,
+    pub(crate) renew_at: Instant,
+}
+
+/// Pod uid, audience, seconds of life.
+pub(crate) type TokenKey = (String, String, i64);
+
+/// What every part of a kubelet uses.
+pub struct Shared {
+    /// The API, as the node.
+    pub client: Client,
+    /// Name of the node.
+    pub node_name: String,
+    /// Time.
+    pub clock: SharedClock,
+    /// Owner of the tasks.
+    pub supervisor: Supervisor,
+    /// The runtime.
+    pub runtime: Arc<dyn RuntimeService>,
+    /// The runtime's images.
+    pub images: Arc<dyn ImageService>,
+    /// The runtime's name, for container ids in the API.
+    pub runtime_name: String,
+    /// For descriptions of containers.
+    pub node: Node,
+    /// Where volumes live.
+    pub volumes: Volumes,
+    /// Events.
+    pub recorder: Recorder,
+    /// Services, for variables.
+    pub services: Arc<Store<Tree>>,
+    /// The node's addresses.
+    pub host_ips: RwLock<Vec<String>>,
+    /// What the node offers: CPU in thousandths, memory in bytes.
+    pub allocatable: (i64, i64),
+    pub(crate) tokens: Mutex<BTreeMap<TokenKey, IssuedToken>>,
+}
+
+impl Shared {
+    /// Facts for the downward API.
+    pub fn downward(&self, pod_ips: Vec<String>) -> Downward {
+        Downward {
+            node_name: self.node_name.clone(),
+            host_ips: self.host_ips.read().clone(),
+            pod_ips,
+            allocatable: self.allocatable,
+        }
+    }
+
+    /// Records an event about a pod, or one of its containers.
+    pub fn event(&self, pod: &Pod, container: Option<&str>, ty: EventType, reason: &str, message: impl Into<String>) {
+        let mut about = Reference::to(&pod.0, "v1", "Pod");
+        if let Some(name) = container {
+            let list = match pod.container(name).map(|found| found.role) {
+                Some(crate::pod::spec::Role::Main) | None => "containers",
+                Some(_) => "initContainers",
+            };
+            about.field_path = format!("spec.{list}{{{name}}}");
+        }
+        self.recorder.event(&about, ty, reason, message);
+    }
+
+    /// Runs blocking work (mounts, file trees) off the runtime's threads.
+    pub async fn blocking<T, F>(&self, work: F) -> Result<T, tokio::task::JoinError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        self.supervisor.runtime().spawn_blocking(work).await
+    }
+}
