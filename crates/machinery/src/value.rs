@@ -6,6 +6,7 @@
 //! which a struct's fields are written comes from the schema, never from the tree.
 
 pub mod de;
+pub mod ser;
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
