@@ -6,13 +6,21 @@
 //! **Must never know** what is said on them: no object, no resource, no `Status`.
 //!
 //! Start reading at [`service`], the seam; then [`server`] and [`client`], the two ends of a wire; [`tls`] says whom they
-//! trust.
+//! trust. [`websocket`] and [`spdy`] are framings after an upgrade, [`remotecommand`] and [`portforward`] the two protocols
+//! spoken over them, [`proxy`] passes either on.
+//!
+//! Not here yet: `permessage-deflate`, port forwarding over WebSocket channels (`v4.channel.k8s.io`), HTTP/2 without TLS.
 
 pub mod body;
 pub mod client;
 pub mod io;
+mod mux;
+pub mod portforward;
+pub mod proxy;
+pub mod remotecommand;
 pub mod server;
 pub mod service;
+pub mod session;
 pub mod spdy;
 pub mod tls;
 pub mod websocket;
