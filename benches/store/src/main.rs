@@ -7,8 +7,10 @@
 //! Cases:
 //!
 //! - `writes N`: N writers put 1 KiB values under 10,000 keys for five seconds, each waiting until its write is durable;
+//! - `watch N` (skiff only): as `writes 32` with N watches of the whole prefix and 100 of other prefixes;
 //! - `updates N`: N updates of one key by 1,000 writers, and the most that the directory held meanwhile;
 //! - `fill N`: N objects of 1 KiB, then the process ends as by `kill -9`;
+//! - `memory N`: what N objects of 1 KiB take, before and after the history is let go of;
 //! - `open`: time until the directory of `fill` is open and one key was read.
 
 use bytes::Bytes;
@@ -17,6 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+
+/// As the product's binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Gathered = Vec<(Bytes, Bytes)>;
 
@@ -80,8 +86,7 @@ impl Engine {
             }
             "fjall" => {
                 let database = fjall::Database::builder(directory).open().expect("opens");
-                let objects =
-                    database.keyspace("objects", fjall::KeyspaceCreateOptions::default).expect("keyspace");
+                let objects = database.keyspace("objects", fjall::KeyspaceCreateOptions::default).expect("keyspace");
                 let reader = objects.clone();
                 let commit = move |batch: Gathered| {
                     let mut write = database.batch();
@@ -129,7 +134,15 @@ fn proc(file: &str, name: &str) -> u64 {
 
 fn cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/self/stat").expect("proc");
-    let ticks: u64 = text.rsplit(')').next().expect("fields").split(' ').skip(12).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
+    let ticks: u64 = text
+        .rsplit(')')
+        .next()
+        .expect("fields")
+        .split(' ')
+        .skip(12)
+        .take(2)
+        .map(|n| n.parse::<u64>().expect("ticks"))
+        .sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -205,6 +218,58 @@ async fn writes(name: &str, directory: PathBuf, writers: u64) {
     );
 }
 
+async fn watches(directory: PathBuf, count: u64) {
+    use skiff_store::{Embedded, KeyRange, Op, Options, Store, Txn, WatchBatch, WatchRequest};
+    let store = Arc::new(Embedded::open(&directory, Options::default()).expect("opens"));
+    let delivered = Arc::new(AtomicU64::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..count + 100 {
+        let prefix = if number < count { "/registry/configmaps/".into() } else { format!("/registry/other-{number}/") };
+        let request = WatchRequest { range: KeyRange::prefix(prefix), start: None, previous: true };
+        let mut watch = store.watch(request).await.expect("watches");
+        let delivered = Arc::clone(&delivered);
+        tasks.spawn(async move {
+            while let Ok(batch) = watch.next().await {
+                if let WatchBatch::Events(events) = batch {
+                    delivered.fetch_add(events.len() as u64, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let written = Arc::new(AtomicU64::new(0));
+    let (began, cpu_before) = (Instant::now(), cpu());
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..32 {
+        let (store, stop, written) = (Arc::clone(&store), Arc::clone(&stop), Arc::clone(&written));
+        writers.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let put = Op::Put { key: key(writer), value: value(writer), lease: 0, previous: false };
+                store.txn(Txn { success: vec![put], ..Txn::default() }).await.expect("commits");
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stop.store(true, Ordering::Relaxed);
+    while writers.join_next().await.is_some() {}
+    let written = written.load(Ordering::Relaxed);
+    let until = Instant::now() + Duration::from_secs(30);
+    while delivered.load(Ordering::Relaxed) < written * count && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (elapsed, delivered) = (began.elapsed(), delivered.load(Ordering::Relaxed));
+    println!(
+        "skiff watch {count}: {:.0} writes/s, {:.0} events/s, {} of {} delivered, cpu {:.2} us/event",
+        written as f64 / elapsed.as_secs_f64(),
+        delivered as f64 / elapsed.as_secs_f64(),
+        delivered,
+        written * count,
+        (cpu() - cpu_before).as_secs_f64() * 1e6 / delivered as f64,
+    );
+    std::process::exit(0);
+}
+
 async fn many(name: &str, engine: Arc<Engine>, total: u64, key_of: fn(u64) -> Bytes, directory: &Path) -> u64 {
     let next = Arc::new(AtomicU64::new(0));
     let mut tasks = tokio::task::JoinSet::new();
@@ -239,6 +304,7 @@ async fn main() {
     let number: u64 = rest.first().map_or(1, |text| text.parse().expect("a number"));
     match case.as_str() {
         "writes" => writes(name, directory, number).await,
+        "watch" => watches(directory, number).await,
         "updates" => {
             let engine = Arc::new(Engine::open(name, &directory));
             let (began, bytes) = (Instant::now(), proc("io", "write_bytes:"));
@@ -256,8 +322,34 @@ async fn main() {
         "fill" => {
             let engine = Arc::new(Engine::open(name, &directory));
             many(name, Arc::clone(&engine), number, key, &directory).await;
-            println!("{name} fill {number}: {} MiB on disk, rss {} MiB", on_disk(&directory) >> 20, proc("status", "VmRSS:") / 1024);
+            println!(
+                "{name} fill {number}: {} MiB on disk, rss {} MiB",
+                on_disk(&directory) >> 20,
+                proc("status", "VmRSS:") / 1024
+            );
             std::process::abort();
+        }
+        // What the engine needs for objects that have rested: only it has a history to let go of.
+        "memory" => {
+            let before = proc("status", "VmRSS:");
+            let engine = Arc::new(Engine::open(name, &directory));
+            many(name, Arc::clone(&engine), number, key, &directory).await;
+            let busy = proc("status", "VmRSS:") - before;
+            if let Engine::Skiff(store) = &*engine {
+                skiff_store::Store::compact(store, store.revision()).await.expect("compacts");
+                while store.usage().history_bytes > 1000 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let rested = proc("status", "VmRSS:") - before;
+            let content = number * (key(0).len() as u64 + 1024) / 1024;
+            println!(
+                "{name} memory {number}: rss + {} KiB with history, + {} KiB rested; keys and values {content} KiB, so {} bytes more per key",
+                busy,
+                rested,
+                (rested - content) * 1024 / number,
+            );
         }
         "open" => {
             let began = Instant::now();

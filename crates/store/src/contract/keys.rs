@@ -303,16 +303,17 @@ pub(super) async fn a_long_range_is_one_moment(subject: &dyn Subject) {
             }
         }
     };
-    let mut writing = tokio::task::spawn(writer);
+    let mut writing = tokio::task::JoinSet::new();
+    let ended = writing.spawn(writer);
     let mut reads = 0;
-    while !writing.is_finished() || reads < 10 {
+    while !ended.is_finished() || reads < 10 {
         let answer = store.range(request(KeyRange::prefix("k"))).await.unwrap();
         let marks = answer.kvs.iter().filter(|kv| kv.value == bytes("mark")).count();
         assert_eq!((answer.count, answer.kvs.len(), marks), (KEYS, KEYS, 1));
         reads += 1;
         tokio::task::yield_now().await;
     }
-    (&mut writing).await.unwrap();
+    writing.join_next().await.unwrap().unwrap();
 }
 
 pub(super) async fn what_cannot_be_is_refused(subject: &dyn Subject) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::StoreError;
 
+#[expect(clippy::disallowed_methods, reason = "polls a condition; the engine's clock may be one that stands still")]
 /// Polls until `condition` holds: the end of a lease is noticed by the engine, not by the caller.
 async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
     for _ in 0..2_000 {

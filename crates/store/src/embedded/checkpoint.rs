@@ -111,6 +111,7 @@ pub(crate) struct Head {
     pub(crate) first_segment: u64,
 }
 
+#[expect(clippy::disallowed_methods, reason = "a thread of its own that waits for the disk")]
 /// Writes the state at `head.base`, which the caller has pinned. Returns when everything in it is durable in the log.
 pub(crate) fn write(shared: &Shared, head: &Head, sink: &mut dyn Sink) -> Result<(), StoreError> {
     let failed = |error| StoreError::io(format!("writing a checkpoint of revision {}", head.base), error);
@@ -278,10 +279,10 @@ fn write_file(shared: &Shared, head: &Head, temporary: &str) -> Result<u64, Stor
     Ok(size)
 }
 
-/// What a checkpoint holds.
-pub(crate) struct Loaded {
+/// What a checkpoint holds, with its keys as the reader of them wants to have them.
+pub(crate) struct Loaded<K> {
     pub(crate) head: Head,
-    pub(crate) keys: Vec<StoredKey>,
+    pub(crate) keys: K,
     pub(crate) leases: Vec<(LeaseId, i64)>,
 }
 
@@ -325,17 +326,19 @@ impl Source for StreamSource<'_> {
     }
 }
 
-/// Reads and checks a checkpoint. `expected` is the store and base that it must be of; a snapshot names its own.
-pub(crate) fn read(
+/// Reads and checks a checkpoint; its keys come in order. `expected` is the store and base that it must be of; a snapshot
+/// names its own.
+pub(crate) fn read<K: Default + Extend<StoredKey>>(
     source: &mut dyn Source,
     file: &str,
     expected: Option<(StoreId, Revision)>,
-) -> Result<Loaded, StoreError> {
+) -> Result<Loaded<K>, StoreError> {
     let mut offset = 0;
     let corrupt =
         |offset: u64, what: &str| StoreError::Corrupt { file: file.to_owned(), offset, what: what.to_owned() };
     let mut tag = expected.map(|(store, base)| format::tag(store, FileKind::Checkpoint, base.unsigned_abs()));
-    let mut loaded: Option<Loaded> = None;
+    let mut loaded: Option<Loaded<K>> = None;
+    let mut count = 0;
     let mut buffer = Vec::new();
     let mut sequence = 0;
     loop {
@@ -369,12 +372,15 @@ pub(crate) fn read(
                     }
                     tag = Some(own);
                     let head = Head { base, horizon, first_segment };
-                    loaded = Some(Loaded { head, keys: Vec::new(), leases: Vec::new() });
+                    loaded = Some(Loaded { head, keys: K::default(), leases: Vec::new() });
                 }
-                (Record::Key(key), Some(loaded)) => loaded.keys.push(key),
+                (Record::Key(key), Some(loaded)) => {
+                    count += 1;
+                    loaded.keys.extend([key]);
+                }
                 (Record::LeaseGrant { id, ttl }, Some(loaded)) => loaded.leases.push((id, ttl)),
                 (Record::CheckpointEnd { keys, leases }, Some(found)) => {
-                    if (keys, leases) != (found.keys.len() as u64, found.leases.len() as u64) {
+                    if (keys, leases) != (count, found.leases.len() as u64) {
                         return Err(corrupt(offset, "it does not hold as many keys as it says"));
                     }
                     if source.fill(&mut [0]).map_err(io_failed)? {
@@ -391,7 +397,7 @@ pub(crate) fn read(
 }
 
 /// Writes a checkpoint that was read, under another store's name: a restore.
-pub(crate) fn rewrite(disk: &dyn Disk, store: StoreId, loaded: &Loaded) -> Result<(), StoreError> {
+pub(crate) fn rewrite(disk: &dyn Disk, store: StoreId, loaded: &Loaded<Vec<StoredKey>>) -> Result<(), StoreError> {
     let base = loaded.head.base;
     let file_name = name(base);
     let failed = |error| StoreError::io(format!("writing {file_name}"), error);

@@ -107,6 +107,7 @@ impl LogWriter {
         Ok(())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own that waits for space")]
     fn write(&mut self, shared: &Shared, payload: &[u8]) -> Result<(), StoreError> {
         let frame = self.frame.build(payload, self.sequence, self.tag);
         let failed = |what: &str| format!("{what} log-{:016x} at byte {}", self.number, self.offset);
@@ -135,6 +136,7 @@ impl LogWriter {
         Ok(())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own that waits for space")]
     /// Goes on in the next prepared segment, waiting for it when it is not ready.
     fn next_segment(&mut self, shared: &Shared) -> Result<(), StoreError> {
         let prepared = loop {
@@ -203,8 +205,8 @@ pub(crate) fn run(shared: &Arc<Shared>, sequence: u64, newest: Revision) {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let Some(first) = first_segment(shared) else { return };
         let mut log = LogWriter::new(shared, first, sequence, newest);
-        if let Err((error, lost)) = commit_all(shared, &mut log) {
-            shared.fail(&error, lost);
+        if let Err(failure) = commit_all(shared, &mut log) {
+            shared.fail(&failure.error, failure.lost);
         }
     }));
     if outcome.is_err() {
@@ -212,8 +214,19 @@ pub(crate) fn run(shared: &Arc<Shared>, sequence: u64, newest: Revision) {
     }
 }
 
-/// What made the log unusable, and the batch that was being written.
-pub(crate) type Failure = (StoreError, Batch);
+/// The log became unusable.
+pub(crate) struct Failure {
+    /// Why.
+    pub(crate) error: StoreError,
+    /// What was being written.
+    pub(crate) lost: Batch,
+}
+
+impl From<StoreError> for Box<Failure> {
+    fn from(error: StoreError) -> Self {
+        Self::new(Failure { error, lost: Batch::default() })
+    }
+}
 
 /// `None` when the store closes before there was space for one.
 fn first_segment(shared: &Shared) -> Option<Prepared> {
@@ -240,28 +253,27 @@ pub(crate) fn take_first_segment(shared: &Shared) -> Option<Prepared> {
     Some(first)
 }
 
-fn commit_all(shared: &Shared, log: &mut LogWriter) -> Result<(), Failure> {
+fn commit_all(shared: &Shared, log: &mut LogWriter) -> Result<(), Box<Failure>> {
     const NEVER: Duration = Duration::from_secs(3600);
-    let alone = |error| (error, Batch::default());
     loop {
         let raised = shared.commit.wait(if log.marked { NEVER } else { shared.tuning.mark_after });
         // Seen before the last look at what is pending: nothing enters after it was set.
         let closing = shared.is_closing();
         while commit_pending(shared, log)? {}
         if closing {
-            return log.close(shared).map_err(alone);
+            return log.close(shared).map_err(Box::from);
         }
         if !raised && !log.marked {
-            log.mark(shared, &Record::Mark).map_err(alone)?;
+            log.mark(shared, &Record::Mark)?;
         }
     }
 }
 
 /// Commits what is pending as one batch. `false` when nothing was.
-pub(crate) fn commit_pending(shared: &Shared, log: &mut LogWriter) -> Result<bool, Failure> {
+pub(crate) fn commit_pending(shared: &Shared, log: &mut LogWriter) -> Result<bool, Box<Failure>> {
     let Some((batch, number)) = take(shared) else { return Ok(false) };
     if let Err(error) = log.append(shared, &batch.records, &batch.ends, batch.newest) {
-        return Err((error, batch));
+        return Err(Box::new(Failure { error, lost: batch }));
     }
     {
         let mut state = shared.state.write();

@@ -493,7 +493,6 @@ fn single_bit_syndrome(length: usize, difference: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn records() -> Vec<Record> {

@@ -194,16 +194,7 @@ impl Embedded {
         let recovered = recover::recover(&*disk, id, options.clock.now())?;
         let newest = recovered.state.newest;
         let sequence = recovered.sequence;
-        let shared = Arc::new(Shared::new(
-            options,
-            stepped,
-            disk,
-            Arc::clone(&options.clock),
-            id,
-            recovered.state,
-            recovered.hub,
-            recovered.files,
-        ));
+        let shared = Arc::new(Shared::new(options, stepped, disk, id, recovered));
         Ok((Self { shared, threads: Mutex::default(), supervisor }, sequence, newest))
     }
 
@@ -461,13 +452,13 @@ impl Steps {
 
     /// Protects the last frame, as a log that rests does.
     pub fn mark(&mut self) {
-        self.on_log(|shared, log| log.mark(shared, &Record::Mark).map_err(|error| (error, shared::Batch::default())));
+        self.on_log(|shared, log| Ok(log.mark(shared, &Record::Mark)?));
     }
 
     /// Commits and ends the log in order.
     pub fn close(&mut self) {
         self.commit();
-        self.on_log(|shared, log| log.close(shared).map_err(|error| (error, shared::Batch::default())));
+        self.on_log(|shared, log| Ok(log.close(shared)?));
     }
 
     /// How many operations have entered; one that waits for room has not.
@@ -475,16 +466,16 @@ impl Steps {
         self.shared.state.read().entered
     }
 
-    fn on_log(&mut self, step: impl FnOnce(&Shared, &mut commit::LogWriter) -> Result<(), commit::Failure>) {
+    fn on_log(&mut self, step: impl FnOnce(&Shared, &mut commit::LogWriter) -> Result<(), Box<commit::Failure>>) {
         if self.log.is_none() {
             let Some(first) = commit::take_first_segment(&self.shared) else { return };
             self.log = Some(commit::LogWriter::new(&self.shared, first, self.sequence, self.newest));
         }
         let Some(log) = &mut self.log else { return };
         if self.shared.state.read().failed.is_none()
-            && let Err((error, lost)) = step(&self.shared, log)
+            && let Err(failure) = step(&self.shared, log)
         {
-            self.shared.fail(&error, lost);
+            self.shared.fail(&failure.error, failure.lost);
         }
     }
 }

@@ -20,7 +20,8 @@ use super::index::{Index, Version};
 use super::lease::Leases;
 use super::shared::{Batch, Files, Prepared, Sealed, State};
 use super::{CHECKPOINT_PREFIX, LOG_PREFIX, log_name};
-use crate::{Event, Revision, StoreError};
+use crate::{Event, LeaseId, Revision, StoreError};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -100,6 +101,29 @@ fn read_file(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, StoreError> {
     Ok(bytes)
 }
 
+/// Reads a segment. Most of the last one is reserved space, so only what is not zero is put into the buffer, whose other
+/// pages then never become resident.
+fn read_segment(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, StoreError> {
+    const CHUNK: usize = 64 << 10;
+    let failed = |error| StoreError::io(format!("reading {name}"), error);
+    let file = disk.open(name).map_err(failed)?;
+    let mut bytes = vec![0; usize::try_from(file.length().map_err(failed)?).unwrap_or(0)];
+    let mut chunk = vec![0; CHUNK];
+    for (at, place) in bytes.chunks_mut(CHUNK).enumerate() {
+        let chunk = &mut chunk[..place.len()];
+        file.read_at((at * CHUNK) as u64, chunk).map_err(failed)?;
+        if !is_zero(chunk) {
+            place.copy_from_slice(chunk);
+        }
+    }
+    Ok(bytes)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().all(|word| u64::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
+}
+
 /// What the directory holds, by name.
 #[derive(Default)]
 struct Listing {
@@ -137,7 +161,7 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(loaded: Option<Loaded>, now: Instant) -> (Self, u64) {
+    fn new(loaded: Option<Loaded<Keys>>, now: Instant) -> (Self, u64) {
         let (base, horizon, first_segment) = loaded
             .as_ref()
             .map_or((1, 0, 1), |loaded| (loaded.head.base, loaded.head.horizon, loaded.head.first_segment));
@@ -154,11 +178,10 @@ impl Replay {
             for (id, ttl) in leases {
                 replay.leases.grant(id, ttl, now);
             }
-            for stored in keys {
-                replay.leases.attach(stored.lease, stored.key.clone());
-                let (key, version) = version(stored);
-                replay.index.apply(key, version);
+            for (lease, key) in keys.leased {
+                replay.leases.attach(lease, key);
             }
+            replay.index = Index::of_sorted(keys.versions);
         }
         (replay, first_segment)
     }
@@ -209,7 +232,25 @@ impl Replay {
     }
 }
 
-fn version(stored: StoredKey) -> (bytes::Bytes, Version) {
+/// The keys of a checkpoint.
+#[derive(Default)]
+struct Keys {
+    versions: Vec<(Bytes, Version)>,
+    leased: Vec<(LeaseId, Bytes)>,
+}
+
+impl Extend<StoredKey> for Keys {
+    fn extend<T: IntoIterator<Item = StoredKey>>(&mut self, keys: T) {
+        for stored in keys {
+            if stored.lease != 0 {
+                self.leased.push((stored.lease, stored.key.clone()));
+            }
+            self.versions.push(version(stored));
+        }
+    }
+}
+
+fn version(stored: StoredKey) -> (Bytes, Version) {
     let StoredKey { key, value, create_revision, mod_revision, version, lease } = stored;
     (key, Version { value, create_revision, mod_revision, version, lease })
 }
@@ -335,7 +376,7 @@ pub(crate) fn recover(disk: &dyn Disk, store: StoreId, now: Instant) -> Result<R
     let mut empty_since = None;
     let last_number = kept.last_key_value().map_or(first_segment.saturating_sub(1), |(number, _)| *number);
     for (number, name) in &kept {
-        let bytes = read_file(disk, name)?;
+        let bytes = read_segment(disk, name)?;
         let before = reader.sequence;
         let end = reader.segment(&mut replay, &bytes, *number, name, *number == last_number)?;
         let has_frames = reader.sequence != before;

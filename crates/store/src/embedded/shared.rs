@@ -9,6 +9,7 @@ use super::format::{self, KeyChange, Record, StoreId, StoredKey};
 use super::hub::{self, Changes, Hub};
 use super::index::Index;
 use super::lease::Leases;
+use super::recover::Recovered;
 use super::{Options, Tuning};
 use crate::{LeaseId, Revision, StoreError, Txn, TxnResponse};
 use bytes::Bytes;
@@ -218,17 +219,15 @@ impl Shared {
         options: &Options,
         stepped: bool,
         disk: Arc<dyn Disk>,
-        clock: SharedClock,
         store_id: StoreId,
-        state: State,
-        hub: Hub,
-        files: Files,
+        recovered: Recovered,
     ) -> Self {
+        let Recovered { state, hub, files, .. } = recovered;
         Self {
             tuning: options.tuning.clone(),
             stepped,
             disk,
-            clock,
+            clock: Arc::clone(&options.clock),
             store_id,
             on_failure: Arc::clone(&options.on_failure),
             committed: AtomicI64::new(state.newest),

@@ -43,7 +43,7 @@ fn power_cuts(seed: u64) {
             }
             Err(error) => assert!(world.disk.is_off(), "seed {seed} generation {generation}: {error}"),
         }
-        let seed = world.random.next();
+        let seed = world.random.number();
         world.disk = world.disk.after_power_cut(seed);
     }
     let (engine, mut steps) = world.open().unwrap();
@@ -72,7 +72,7 @@ fn a_failing_operation_loses_nothing_acknowledged() {
         world.disk.trip(at, Trip::Fails);
         world.run(&engine, &mut steps, 80);
         drop((engine, steps));
-        let cut = world.random.next();
+        let cut = world.random.number();
         world.disk = world.disk.after_power_cut(cut);
         let (engine, _steps) = world.open().unwrap();
         world.check_recovered(&engine);
@@ -101,12 +101,32 @@ fn a_disk_full_at_any_operation_breaks_nothing() {
         world.run(&engine, &mut steps, 20);
         assert_eq!(world.no_space, full, "site {at}: refused after space returned");
         drop((engine, steps));
-        let cut = world.random.next();
+        let cut = world.random.number();
         world.disk = world.disk.after_power_cut(cut);
         let (engine, _steps) = world.open().unwrap();
         world.check_recovered(&engine);
     }
     assert!(refused > sites / 4, "the disk was hardly ever full: {refused} of {sites}");
+}
+
+/// A full disk keeps nobody from opening and reading.
+#[test]
+fn a_full_disk_can_be_opened() {
+    for_seeds(5, |seed| {
+        let (mut world, disk) = filled(seed, true);
+        disk.set_capacity(disk.used());
+        world.disk = disk;
+        let (engine, mut steps) = world.open().unwrap();
+        world.check_recovered(&engine);
+        world.run(&engine, &mut steps, 20);
+        assert!(world.no_space > 0, "there is no room for a log");
+        assert_eq!(world.failures.load(Ordering::SeqCst), 0);
+        let refused = std::mem::take(&mut world.no_space);
+        world.disk.heal();
+        steps.space();
+        world.run(&engine, &mut steps, 20);
+        assert_eq!(world.no_space, 0, "{refused} refused before, and still some after space returned");
+    });
 }
 
 /// A store with something in every kind of file.
@@ -209,6 +229,33 @@ fn a_missing_file_is_refused() {
             let refused = world.open().map(|_| ());
             assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{name}: {refused:?}");
         }
+    });
+}
+
+/// A segment that holds no revision is missed too.
+#[test]
+fn a_missing_segment_of_leases_is_refused() {
+    use skiff_store::Store;
+    use skiff_store::embedded::disk::Disk;
+    for_seeds(1, |seed| {
+        let mut world = World::new(seed, RamDisk::new());
+        let (engine, mut steps) = world.open().unwrap();
+        for id in 1..100 {
+            let mut grant = engine.lease_grant(id, 60);
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(grant.as_mut().poll(&mut context).is_pending());
+            steps.commit();
+            steps.space();
+            assert!(grant.as_mut().poll(&mut context).is_ready());
+        }
+        steps.close();
+        drop(engine);
+        let disk = world.disk.copy();
+        assert!(disk.files().len() > 4, "{:?}", disk.files());
+        disk.remove("log-0000000000000002").unwrap();
+        world.disk = disk;
+        let refused = world.open().map(|_| ());
+        assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
     });
 }
 

@@ -57,6 +57,45 @@ fn child() {
     });
 }
 
+const FAILS: &str = "SKIFF_STORE_FAIL_CHILD";
+
+/// Not a test of its own: the process whose disk fails.
+#[test]
+fn failing_child() {
+    use skiff_store::embedded::ram::{RamDisk, Trip};
+    if std::env::var(FAILS).is_err() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let disk = RamDisk::new();
+        let store =
+            Embedded::open_on(Arc::new(disk.clone()), Options { tuning: tuning(), ..Options::default() }).unwrap();
+        let put =
+            |value: &str| Op::Put { key: "a".into(), value: Bytes::from(value.to_owned()), lease: 0, previous: false };
+        store.txn(Txn { success: vec![put("1")], ..Txn::default() }).await.unwrap();
+        // The write of the frame succeeds, its sync fails; again, should another thread have met the failure.
+        for _ in 0..100 {
+            disk.trip(2, Trip::Fails);
+            let outcome = store.txn(Txn { success: vec![put("2")], ..Txn::default() }).await;
+            assert!(outcome.is_ok(), "the process outlived a failed sync: {outcome:?}");
+        }
+    });
+}
+
+#[test]
+fn a_failed_sync_ends_the_process() {
+    use std::os::unix::process::ExitStatusExt;
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "kill::failing_child", "--nocapture", "--test-threads=1"])
+        .env(FAILS, "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(child.signal(), Some(6), "{child:?}");
+}
+
 async fn write(store: Arc<Embedded>, writer: u64) {
     let counter = Bytes::from(format!("/counters/{writer}"));
     let mut count: u64 =
@@ -67,7 +106,7 @@ async fn write(store: Arc<Embedded>, writer: u64) {
         let mut ops =
             vec![Op::Put { key: counter.clone(), value: Bytes::from(count.to_string()), lease: 0, previous: false }];
         let other = Bytes::from(format!("/others/{writer}/{}", count % 7));
-        if count % 3 == 0 {
+        if count.is_multiple_of(3) {
             ops.push(Op::Delete { range: KeyRange::key(other), previous: false });
         } else {
             let value = vec![b'x'; usize::try_from(count * 37 % 3_000).unwrap()];

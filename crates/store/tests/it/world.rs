@@ -297,6 +297,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "an operation and everything it meets")]
     fn submit<'a>(
         &mut self,
         engine: &'a Embedded,
