@@ -12,6 +12,10 @@
 //! Trees are of one version of the kind. Managers that speak another version own fields in its words; [`Versions`]
 //! converts for them. The machinery knows no clock: `now` is text.
 //!
+//! Not here: extracting what one manager owns (`ExtractInto`), and the mapping of a `Scale`'s entries to its parent's
+//! (`scalehandler.go`): apply a scale as a configuration of the parent that holds `replicas` alone, with `scale` as the
+//! subresource.
+//!
 //! Departure: a map or list from which apply removes the last owned member goes away with it, where upstream leaves a
 //! `null` that typed kinds lose in decoding.
 

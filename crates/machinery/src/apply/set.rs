@@ -320,3 +320,6 @@ impl Set {
         Some(set)
     }
 }
+
+#[cfg(test)]
+mod tests;

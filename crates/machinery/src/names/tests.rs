@@ -266,3 +266,45 @@ fn addresses() {
     );
 }
 const NOT_AN_IP_TEXT: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
+/// Against the expressions that the messages show, compiled by an engine that is not ours.
+#[test]
+fn matchers_agree_with_the_expressions() {
+    let expression = |text: &str| regex::Regex::new(&format!("^(?:{text})$")).expect("a valid expression");
+    let label = expression(label_fmt!());
+    let subdomain = expression(subdomain_fmt!());
+    let underscore = expression(concat!(label_underscore_fmt!(), "(\\.", label_underscore_fmt!(), ")*"));
+    let qualified = expression(qualified_name_fmt!());
+    let dns1035 = expression("[a-z]([-a-z0-9]*[a-z0-9])?");
+    let wildcard = expression(concat!("\\*\\.", subdomain_fmt!()));
+    let variable = expression("[-._a-zA-Z][-._a-zA-Z0-9]*");
+    let seeds =
+        ["a-b.c", "example.com/Name_x.y", "*.a.b", "1.2.3.4/24", "2001:db8::ffff", "..a", "MY_VAR", "_a.b_c", "0"];
+    crate::testing::mutate(&seeds, 400, |text| {
+        let short = text.len() <= 63;
+        assert_eq!(is_dns1123_label(text).is_empty(), label.is_match(text) && short, "{text:?}");
+        assert_eq!(is_dns1035_label(text).is_empty(), dns1035.is_match(text) && short, "{text:?}");
+        if text.len() <= 253 {
+            assert_eq!(is_dns1123_subdomain(text).is_empty(), subdomain.is_match(text), "{text:?}");
+            assert_eq!(is_dns1123_subdomain_with_underscore(text).is_empty(), underscore.is_match(text), "{text:?}");
+            assert_eq!(is_wildcard_dns1123_subdomain(text).is_empty(), wildcard.is_match(text), "{text:?}");
+        }
+        let plain = variable.is_match(text) && chdir_prefix(text).is_none();
+        assert_eq!(is_env_var_name(text).is_empty(), plain, "{text:?}");
+        let value = text.is_empty() || qualified.is_match(text);
+        assert_eq!(is_valid_label_value(text).is_empty(), value && short, "{text:?}");
+        // What the strict readers accept, the sloppy ones do as well, and mean the same.
+        if let Ok(address) = text.parse::<std::net::IpAddr>() {
+            assert_eq!(parse_ip_sloppy(text), Some(address), "{text:?}");
+        }
+        drop((
+            is_qualified_name(text),
+            warnings_for_ip(text),
+            warnings_for_cidr(text),
+            is_valid_interface_address(text),
+        ));
+        drop((is_valid_cidr(text, true), is_valid_port_name(text), is_config_map_key(text), is_c_identifier(text)));
+        drop((is_fully_qualified_name(&FieldPath::ROOT, text), is_domain_prefixed_path(&FieldPath::ROOT, text)));
+        drop((NameRule::DnsSubdomain.check(text, true), NameRule::PathSegment.check(text, true)));
+    });
+}

@@ -2,6 +2,7 @@
 use super::*;
 use crate::field::FieldPath;
 use crate::selector::labels::validate_label_selector;
+use crate::testing::mutate;
 use crate::{Map, Value, list, object};
 
 fn labels(pairs: &[(&'static str, &str)]) -> Map {
@@ -179,4 +180,29 @@ fn field_selectors() {
     }
     let renamed = escaped.transform(|_, value| Ok::<_, ()>(("z".to_owned(), value.to_owned()))).unwrap();
     assert_eq!(renamed.to_string(), r"z=b\,c\=d\\");
+}
+
+#[test]
+fn mutated_text_never_panics() {
+    let seeds = [
+        "x in (foo,,baz),y,z notin ()",
+        "example.com/a=b,!c,d!=e,n>3,m<-4",
+        r"metadata.name=a\,b,status.phase!=Running,x==\\",
+        "in in (in,notin),notin",
+    ];
+    let some = labels(&[("x", "foo"), ("n", "7")]);
+    mutate(&seeds, 400, |text| {
+        if let Ok(selector) = Selector::parse(text) {
+            let canonical = selector.to_string();
+            assert_eq!(Selector::parse(&canonical).unwrap().to_string(), canonical, "{text:?}");
+            assert_eq!(Selector::parse(&canonical).unwrap().matches(&some), selector.matches(&some), "{text:?}");
+        }
+        if let Ok(selector) = FieldSelector::parse(text) {
+            let canonical = selector.to_string();
+            let again = FieldSelector::parse(&canonical).unwrap();
+            // Terms are sorted as they are written, which escapes can change.
+            assert_eq!(again.terms().len(), selector.terms().len(), "{text:?}");
+            assert!(selector.terms().iter().all(|term| again.terms().contains(term)), "{text:?} {canonical:?}");
+        }
+    });
 }
