@@ -315,8 +315,8 @@ fn decide_port(fragment: &mut Fragment, at: &Port<'_>, cluster_ips: &[IpAddr], s
 /// for the address and port to go to, or with affinity in `sticky-endpoints` for the chain of that endpoint, after the
 /// clients that are known.
 ///
-/// One map for all services, where upstream has an anonymous map in each chain: the kernel finds sets by walking a list,
-/// so ten thousand of them make each change slow.
+/// A few maps for all services, where upstream has an anonymous map in each chain: the kernel finds sets by walking a
+/// list, so ten thousand of them make each change slow.
 fn balance(fragment: &mut Fragment, at: &Port<'_>, chain: String, endpoints: &[(IpAddr, u16)]) {
     let side = at.side;
     let key = names::chain_key(&chain);
@@ -335,11 +335,12 @@ fn balance(fragment: &mut Fragment, at: &Port<'_>, chain: String, endpoints: &[(
         Expr::Immediate { dreg: reg(0), value: key.to_vec() },
         Expr::Random { dreg: reg(4), modulus: endpoints.len() as u32 },
     ];
-    let map = if sticky { Map::StickyEndpoints } else { Map::ServiceEndpoints };
+    let part = key[0] % names::PARTS;
+    let map = if sticky { Map::StickyEndpoints(part) } else { Map::ServiceEndpoints(part) };
     if sticky {
-        choose.push(Expr::vmap(reg(0), map.name()));
+        choose.push(Expr::vmap(reg(0), &map.name()));
     } else {
-        let set = map.name().to_owned();
+        let set = map.name().into_owned();
         choose.push(Expr::Lookup { sreg: reg(0), dreg: Some(reg(8)), set, set_id: None, invert: false });
         choose.push(Expr::Dnat { family: side.family() as u8, addr: reg(8), port: Some(reg(8 + side.regs())) });
     }
@@ -485,7 +486,8 @@ mod tests {
     fn sends_to(fragment: &Fragment, prefix: &str) -> Vec<u8> {
         let Some(chain) = fragment.chains.keys().find(|name| name.starts_with(prefix)) else { return vec![] };
         let key = names::chain_key(chain);
-        let of_chain = fragment.elements.iter().filter(|(m, e)| *m == Map::ServiceEndpoints && e.key.starts_with(&key));
+        let of_chain =
+            fragment.elements.iter().filter(|(m, e)| matches!(m, Map::ServiceEndpoints(_)) && e.key.starts_with(&key));
         of_chain
             .map(|(_, e)| match &e.data {
                 Data::Value(value) => value[3],

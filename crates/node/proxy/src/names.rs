@@ -1,5 +1,6 @@
 //! Names of the table, its chains, sets and maps: upstream's (pkg/proxy/nftables/proxier.go).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
@@ -45,30 +46,36 @@ pub enum Map {
     NoEndpointNodePorts,
     /// (address, protocol, port) to the chain of source ranges.
     FirewallIps,
-    /// (key of a service's chain, number) to the address and port of an endpoint. Ours, not upstream's.
-    ServiceEndpoints,
+    /// (key of a service's chain, number) to the address and port of an endpoint. Ours, not upstream's. In parts: the
+    /// kernel looks at every rule that uses a map for each element added to it, and at every element for each rule.
+    ServiceEndpoints(u8),
     /// (key of a service's chain, number) to the chain of an endpoint. Ours, not upstream's.
-    StickyEndpoints,
+    StickyEndpoints(u8),
 }
+
+/// Parts of `service-endpoints` and of `sticky-endpoints`.
+pub const PARTS: u8 = 64;
 
 impl Map {
     /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::ClusterIps,
-        Self::NodePortIps,
-        Self::HairpinConnections,
-        Self::ServiceIps,
-        Self::ServiceNodePorts,
-        Self::NoEndpointServices,
-        Self::NoEndpointNodePorts,
-        Self::FirewallIps,
-        Self::ServiceEndpoints,
-        Self::StickyEndpoints,
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        let upstreams = [
+            Self::ClusterIps,
+            Self::NodePortIps,
+            Self::HairpinConnections,
+            Self::ServiceIps,
+            Self::ServiceNodePorts,
+            Self::NoEndpointServices,
+            Self::NoEndpointNodePorts,
+            Self::FirewallIps,
+        ];
+        let parts = (0..PARTS).flat_map(|part| [Self::ServiceEndpoints(part), Self::StickyEndpoints(part)]);
+        upstreams.into_iter().chain(parts)
+    }
 
     /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        let name = match self {
             Self::ClusterIps => "cluster-ips",
             Self::NodePortIps => "nodeport-ips",
             Self::HairpinConnections => "hairpin-connections",
@@ -77,9 +84,10 @@ impl Map {
             Self::NoEndpointServices => "no-endpoint-services",
             Self::NoEndpointNodePorts => "no-endpoint-nodeports",
             Self::FirewallIps => "firewall-ips",
-            Self::ServiceEndpoints => "service-endpoints",
-            Self::StickyEndpoints => "sticky-endpoints",
-        }
+            Self::ServiceEndpoints(part) => return format!("service-endpoints-{part}").into(),
+            Self::StickyEndpoints(part) => return format!("sticky-endpoints-{part}").into(),
+        };
+        name.into()
     }
 }
 

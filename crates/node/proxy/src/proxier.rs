@@ -348,8 +348,8 @@ impl Backend {
         }
         let mut there =
             Counts { chains: self.nft.chains(table)?.len(), rules: self.nft.count_rules(table)?, elements: 0 };
-        for map in Map::ALL {
-            there.elements += match self.nft.elements(table, map.name()) {
+        for map in Map::all() {
+            there.elements += match self.nft.elements(table, &map.name()) {
                 Ok(elements) => elements.len(),
                 Err(e) if e.not_found() => 0,
                 Err(e) => return Err(e),

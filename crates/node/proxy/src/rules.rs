@@ -161,10 +161,10 @@ impl RuleSet {
             }
         }
         for (map, elements) in &gone {
-            batch.delete_elements(table, map.name(), elements);
+            batch.delete_elements(table, &map.name(), elements);
         }
         for (map, elements) in &added {
-            batch.add_elements(table, map.name(), None, elements);
+            batch.add_elements(table, &map.name(), None, elements);
         }
         for chain in &changes.dead_chains {
             batch.flush_chain(table, chain);
@@ -199,7 +199,7 @@ impl RuleSet {
             }
         }
         for (map, elements) in self.elements(config) {
-            batch.add_elements(table, map.name(), None, &elements);
+            batch.add_elements(table, &map.name(), None, &elements);
         }
         batch
     }
@@ -239,7 +239,7 @@ impl RuleSet {
         let chain_and_number = (key_type::concat(&[key_type::INTEGER; 5]), 20);
         let endpoint =
             MapTo::Values { kind: key_type::concat(&[side.kind(), key_type::INET_SERVICE]), len: side.len() + 4 };
-        for map in Map::ALL {
+        for map in Map::all() {
             let ((key_type, key_len), to) = match map {
                 Map::ClusterIps | Map::NodePortIps => ((side.kind(), side.len()), MapTo::Nothing),
                 Map::HairpinConnections => {
@@ -247,10 +247,10 @@ impl RuleSet {
                 }
                 Map::ServiceIps | Map::NoEndpointServices | Map::FirewallIps => (address_port, MapTo::Verdicts),
                 Map::ServiceNodePorts | Map::NoEndpointNodePorts => (port, MapTo::Verdicts),
-                Map::ServiceEndpoints => (chain_and_number, endpoint),
-                Map::StickyEndpoints => (chain_and_number, MapTo::Verdicts),
+                Map::ServiceEndpoints(_) => (chain_and_number, endpoint),
+                Map::StickyEndpoints(_) => (chain_and_number, MapTo::Verdicts),
             };
-            let name = map.name().to_owned();
+            let name = map.name().into_owned();
             batch.add_set(table, &Set { name, key_type, key_len, to, timeout: None, size: None, anonymous: false });
         }
 
@@ -283,7 +283,9 @@ impl RuleSet {
             Expr::neq(reg(0), 0u32.to_ne_bytes()),
         ];
         let (filter, nat) = ("filter", "nat");
-        let bases: [(&str, (&'static str, HookPoint, i32), &[&str], bool); 8] = [
+        // Chain, hook, where it jumps, and whether only for the first packet of a connection.
+        type Base = (&'static str, (&'static str, HookPoint, i32), &'static [&'static str], bool);
+        let bases: [Base; 8] = [
             ("filter-prerouting-pre-dnat", (filter, HookPoint::Prerouting, -110), &[names::FIREWALL_CHECK], true),
             ("filter-output-pre-dnat", (filter, HookPoint::Output, -110), &[names::FIREWALL_CHECK], true),
             ("nat-prerouting", (nat, HookPoint::Prerouting, -100), &[names::SERVICES], false),
@@ -323,11 +325,11 @@ impl RuleSet {
                 side.daddr(reg(0)),
                 Expr::Meta { dreg: reg(n), key: Meta::L4Proto },
                 Expr::Transport { dreg: reg(n + 1), offset: 2, len: 2 },
-                Expr::vmap(reg(0), map.name()),
+                Expr::vmap(reg(0), &map.name()),
             ]
         };
         let node_port = |map: Map| {
-            let mut exprs = vec![side.daddr(reg(0)), Expr::in_set(reg(0), Map::NodePortIps.name())];
+            let mut exprs = vec![side.daddr(reg(0)), Expr::in_set(reg(0), &Map::NodePortIps.name())];
             if side.v4 {
                 // 127.0.0.0/8 must not leave the host even if somebody lists it as a node's address.
                 exprs.extend(side.masked([127, 0, 0, 0].into(), 8, false));
@@ -335,14 +337,14 @@ impl RuleSet {
             exprs.extend([
                 Expr::Meta { dreg: reg(0), key: Meta::L4Proto },
                 Expr::Transport { dreg: reg(1), offset: 2, len: 2 },
-                Expr::vmap(reg(0), map.name()),
+                Expr::vmap(reg(0), &map.name()),
             ]);
             exprs
         };
         // Who is not a pod gets the node's address, else the endpoint answers past the node's NAT.
         let cidrs: Vec<_> = config.cluster_cidrs.iter().filter(|(ip, _)| ip.is_ipv4() == side.v4).collect();
         if config.masquerade_all || !cidrs.is_empty() {
-            let mut exprs = vec![side.daddr(reg(0)), Expr::in_set(reg(0), Map::ClusterIps.name())];
+            let mut exprs = vec![side.daddr(reg(0)), Expr::in_set(reg(0), &Map::ClusterIps.name())];
             if !config.masquerade_all {
                 cidrs.iter().for_each(|cidr| exprs.extend(side.source_in(**cidr, false)));
             }
@@ -356,7 +358,7 @@ impl RuleSet {
         rule(batch, names::FIREWALL_CHECK, &address_port(Map::FirewallIps));
         // Port unreachable: 3 in ICMP, 4 in ICMPv6.
         let refuse = Expr::Reject(Reject::Icmp(if side.v4 { 3 } else { 4 }));
-        let to_cluster_ip = [side.daddr(reg(0)), Expr::in_set(reg(0), Map::ClusterIps.name()), refuse.clone()];
+        let to_cluster_ip = [side.daddr(reg(0)), Expr::in_set(reg(0), &Map::ClusterIps.name()), refuse.clone()];
         rule(batch, names::CLUSTER_IPS_CHECK, &to_cluster_ip);
         rule(batch, names::REJECT_CHAIN, &[refuse]);
 
@@ -378,7 +380,7 @@ impl RuleSet {
         let hairpin = [
             side.saddr(reg(0)),
             side.daddr(reg(n)),
-            Expr::in_set(reg(0), Map::HairpinConnections.name()),
+            Expr::in_set(reg(0), &Map::HairpinConnections.name()),
             masquerade.clone(),
         ];
         rule(batch, names::MASQUERADING, &hairpin);

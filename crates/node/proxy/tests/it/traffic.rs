@@ -194,12 +194,11 @@ fn what_others_left_or_removed_is_replaced() {
     nft.commit(other).unwrap();
     assert_eq!(proxy.verify().unwrap(), 0);
 
-    let mut removals: Vec<Box<dyn Fn(&mut Batch)>> = Vec::new();
-    removals.push(Box::new(move |b| b.delete_table(table)));
-    removals.push(Box::new(move |b| b.flush_chain(table, "services")));
-    removals.push(Box::new(move |b| {
-        b.delete_elements(table, "cluster-ips", &[skiff_linux::nft::Element::key(vec![10, 96, 0, 10])]);
-    }));
+    let cluster_ip = [skiff_linux::nft::Element::key(vec![10, 96, 0, 10])];
+    let removals: [&dyn Fn(&mut Batch); 3] =
+        [&|b| b.delete_table(table), &|b| b.flush_chain(table, "services"), &|b| {
+            b.delete_elements(table, "cluster-ips", &cluster_ip)
+        }];
     for remove in removals {
         let mut batch = Batch::new();
         remove(&mut batch);
