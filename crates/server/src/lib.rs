@@ -27,6 +27,7 @@ pub mod front;
 pub mod health;
 pub mod kinds;
 pub mod metrics;
+pub mod openapi;
 pub mod registry;
 pub mod request;
 pub mod server;

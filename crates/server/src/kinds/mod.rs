@@ -108,6 +108,8 @@ pub struct CustomVersion {
     pub structural: skiff_machinery::schema::structural::Structural,
     /// Its columns; `None`: name and age.
     pub table: Option<Arc<dyn TableConvertor>>,
+    /// `openAPIV3Schema` as the definition has it, for publication.
+    pub openapi: Value,
 }
 
 /// Pure conversion between one served version and the storage version. `apiVersion` is set by the caller.

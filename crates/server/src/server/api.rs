@@ -3,6 +3,7 @@
 use crate::answer;
 use crate::discovery::Discovery;
 use crate::front::{ApiRequest, Dispatch, DispatchFuture};
+use crate::openapi::OpenApi;
 use crate::registry::Registry;
 use skiff_machinery::{ApiError, Value, object};
 use std::sync::Arc;
@@ -11,13 +12,15 @@ use std::sync::Arc;
 pub struct Api {
     registry: Arc<Registry>,
     discovery: Discovery,
+    openapi: OpenApi,
 }
 
 impl Api {
     /// Over a registry. `server_address` is what `/api` tells clients: `HOST:PORT`.
     pub fn new(registry: Arc<Registry>, server_address: String) -> Self {
         let discovery = Discovery::new(Arc::clone(&registry), server_address);
-        Self { registry, discovery }
+        let openapi = OpenApi::new(Arc::clone(&registry));
+        Self { registry, discovery, openapi }
     }
 
     /// The registry.
@@ -54,6 +57,9 @@ impl Dispatch for Api {
                 return self.registry.answer(request).await;
             }
             if let Some(answer) = self.discovery.answer(&request) {
+                return answer;
+            }
+            if let Some(answer) = self.openapi.answer(&request) {
                 return answer;
             }
             if request.context.info.path == "/" {

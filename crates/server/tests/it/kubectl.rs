@@ -83,3 +83,27 @@ async fn creates_shows_and_deletes() {
     assert_eq!(kubectl.run("label cm one x=y", "").await.unwrap(), "configmap/one labeled\n");
     assert_eq!(kubectl.run("delete cm one", "").await.unwrap(), "configmap \"one\" deleted\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn validates_explains_and_applies_by_openapi() {
+    let api = Api::new().await;
+    let Some(kubectl) = Kubectl::serve(&api).await else { return };
+    let manifest = "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: web\n  namespace: default\nspec:\n  replicas: 1\n  selector:\n    matchLabels: {app: web}\n  template:\n    metadata:\n      labels: {app: web}\n    spec:\n      containers:\n      - name: web\n        image: nginx\n";
+    assert_eq!(kubectl.run("apply -f -", manifest).await.unwrap(), "deployment.apps/web created\n");
+    assert_eq!(kubectl.run("apply -f -", manifest).await.unwrap(), "deployment.apps/web unchanged\n");
+    let more = manifest.replace("replicas: 1", "replicas: 3");
+    let diff = kubectl.run("diff -f -", &more).await.unwrap_err();
+    assert!(diff.contains("+  replicas: 3"), "{diff}");
+    assert_eq!(kubectl.run("apply -f -", &more).await.unwrap(), "deployment.apps/web configured\n");
+    assert_eq!(
+        kubectl.run("apply --server-side --force-conflicts -f -", &more).await.unwrap(),
+        "deployment.apps/web serverside-applied\n"
+    );
+    assert_eq!(kubectl.run("scale deployment web --replicas=5", "").await.unwrap(), "deployment.apps/web scaled\n");
+    let typo = manifest.replace("replicas: 1", "replicsa: 1");
+    let refused = kubectl.run("apply --validate=strict -f -", &typo).await.unwrap_err();
+    assert!(refused.contains("unknown field \"spec.replicsa\""), "{refused}");
+    let explained = kubectl.run("explain deployment.spec.template.spec.containers.ports", "").await.unwrap();
+    assert!(explained.contains("containerPort\t<integer>"), "{explained}");
+    assert!(explained.contains("-required-"), "{explained}");
+}
