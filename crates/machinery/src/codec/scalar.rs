@@ -368,7 +368,7 @@ pub(crate) fn duration_text(nanos: i64) -> String {
     };
     match size {
         0 => "0s".to_owned(),
-        ..1_000 => format!("{sign}{size}ns"),
+        1..1_000 => format!("{sign}{size}ns"),
         1_000..1_000_000 => scaled(1_000, "\u{b5}s"),
         1_000_000..1_000_000_000 => scaled(1_000_000, "ms"),
         _ => {
@@ -392,7 +392,6 @@ pub(crate) fn duration_text(nanos: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     fn text(outcome: Outcome) -> String {

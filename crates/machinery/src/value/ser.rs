@@ -377,7 +377,6 @@ impl From<&Value> for serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::value::de::from_value;
     use crate::{list, object};

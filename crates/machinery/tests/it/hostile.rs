@@ -218,7 +218,7 @@ fn protobuf_bombs() {
         ("the wrong wire type", pod(), vec![0x08, 0x01], false),
         ("many empty containers", pod(), containers(500_000), true),
         ("many labels", pod(), labels(100_000), true),
-        ("unknown fields", pod(), vec![0xf8, 0x07, 0x01].repeat(100_000), true),
+        ("unknown fields", pod(), [0xf8, 0x07, 0x01].repeat(100_000), true),
         ("nothing", pod(), Vec::new(), true),
         ("nested unknown", pod(), nested(10_000, 15), true),
     ] {
@@ -231,7 +231,7 @@ fn protobuf_bombs() {
     }
     assert!(protobuf::decode_object(b"k8s", pod()).is_err());
     assert!(protobuf::decode_object(b"k8s\0\x12\xff", pod()).is_err());
-    assert!(protobuf::decode_object(&[b'k', b'8', b's', 0], pod()).is_ok(), "an empty envelope is an empty object");
+    assert!(protobuf::decode_object(b"k8s\0", pod()).is_ok(), "an empty envelope is an empty object");
 }
 
 /// Metadata with that many labels, in an order that is no order.

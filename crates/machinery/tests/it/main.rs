@@ -1,6 +1,7 @@
 //! Tests of the machinery as its users see it.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "tests")]
 
+mod framing;
 mod hostile;
 mod roundtrip;
 mod smoke;

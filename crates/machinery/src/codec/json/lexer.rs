@@ -26,6 +26,20 @@ pub(crate) enum Kind {
     Null,
 }
 
+impl Kind {
+    /// What Go calls it in messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Array => "array",
+            Self::String => "string",
+            Self::Number => "number",
+            Self::True | Self::False => "bool",
+            Self::Null => "null",
+        }
+    }
+}
+
 pub(crate) struct Lexer<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -143,21 +157,19 @@ impl<'a> Lexer<'a> {
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>> {
         self.at += 1;
         let start = self.at;
-        loop {
-            let Some(step) = memchr::memchr2(b'"', b'\\', &self.bytes[self.at..]) else {
-                self.refuse_control(self.at, self.bytes.len())?;
-                self.at = self.bytes.len();
-                return Err(self.unexpected(""));
-            };
-            self.refuse_control(self.at, self.at + step)?;
-            self.at += step;
-            if self.bytes[self.at] == b'"' {
-                let raw = &self.bytes[start..self.at];
-                self.at += 1;
-                return Ok(to_utf8(raw));
-            }
+        let Some(step) = memchr::memchr2(b'"', b'\\', &self.bytes[start..]) else {
+            self.refuse_control(start, self.bytes.len())?;
+            self.at = self.bytes.len();
+            return Err(self.unexpected(""));
+        };
+        self.refuse_control(start, start + step)?;
+        self.at += step;
+        if self.bytes[self.at] == b'\\' {
             return self.escaped_string(start).map(Cow::Owned);
         }
+        let raw = &self.bytes[start..self.at];
+        self.at += 1;
+        Ok(to_utf8(raw))
     }
 
     fn refuse_control(&mut self, from: usize, to: usize) -> Result<()> {

@@ -13,7 +13,7 @@ mod read_any;
 mod write;
 
 pub use read::decode;
-pub use read_any::{decode_any, from_slice, from_str};
+pub use read_any::{decode_any, from_slice, from_str, type_meta};
 pub use write::{encode, encode_into, encode_type_into, to_string, to_vec, write_string, write_value};
 
 pub(crate) use lexer::to_utf8;

@@ -32,7 +32,7 @@ pub fn decode(bytes: &[u8], ty: &StructType, validation: FieldValidation) -> Res
             Value::Object(Map::new())
         }
         other => {
-            reader.mismatch(other, &Cow::Owned(go_struct_type(ty)), 0)?;
+            reader.mismatch(other, &go_struct_type(ty), 0)?;
             Value::Null
         }
     };
@@ -152,16 +152,8 @@ impl Reader<'_> {
     }
 
     /// Skips a value of the wrong kind and remembers the error.
-    fn mismatch(&mut self, found: Kind, wanted: &Cow<'static, str>, depth: usize) -> Result<()> {
-        let word = match found {
-            Kind::Object => "object",
-            Kind::Array => "array",
-            Kind::String => "string",
-            Kind::Number => "number",
-            Kind::True | Kind::False => "bool",
-            Kind::Null => "null",
-        };
-        self.type_error(word, wanted);
+    fn mismatch(&mut self, found: Kind, wanted: &str, depth: usize) -> Result<()> {
+        self.type_error(found.name(), wanted);
         self.lexer.skip(depth)
     }
 
@@ -284,7 +276,7 @@ impl Reader<'_> {
             }
             // These three decode themselves in Go, through a string.
             (Type::Time | Type::MicroTime | Type::Duration, found) => {
-                self.mismatch(found, &Cow::Borrowed("string"), depth)?;
+                self.mismatch(found, "string", depth)?;
                 Ok(Value::Null)
             }
             (Type::Quantity, _) => self.quantity(kind, depth),
@@ -349,7 +341,7 @@ impl Reader<'_> {
                 })
             }
             found => {
-                self.mismatch(found, &Cow::Borrowed("int32"), depth)?;
+                self.mismatch(found, "int32", depth)?;
                 Ok(Value::Null)
             }
         }

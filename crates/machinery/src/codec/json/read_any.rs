@@ -62,6 +62,62 @@ pub(super) fn read_any(lexer: &mut Lexer<'_>, depth: usize) -> Result<Value> {
     reader.bad_number.map_or(Ok(value), Err)
 }
 
+/// What an object says it is, from JSON alone: `apiVersion` and `kind`, empty when absent. The whole document is checked.
+///
+/// Mirrors `k8s.io/apimachinery/pkg/runtime/serializer/json/meta.go`, `SimpleMetaFactory.Interpret`, and its errors.
+pub fn type_meta(bytes: &[u8]) -> Result<(String, String)> {
+    let failed =
+        |error: DecodeError| DecodeError::Syntax(format!("couldn't get version/kind; json parse error: {error}"));
+    read_type_meta(bytes).map_err(failed)
+}
+
+fn read_type_meta(bytes: &[u8]) -> Result<(String, String)> {
+    let (mut api_version, mut kind) = (String::new(), String::new());
+    let mut wrong = None;
+    let mut lexer = Lexer::new(bytes);
+    match lexer.kind()? {
+        Kind::Object => {
+            let mut more = !lexer.open(b'}');
+            while more {
+                let key = lexer.key()?;
+                let slot = match &*key {
+                    "apiVersion" => Some(&mut api_version),
+                    "kind" => Some(&mut kind),
+                    _ => None,
+                };
+                match (slot, lexer.kind()?) {
+                    (Some(slot), Kind::String) => *slot = lexer.string()?.into_owned(),
+                    (Some(_), other) => {
+                        if other != Kind::Null {
+                            wrong.get_or_insert((other, format!("Go struct field .{key} of type string")));
+                        }
+                        lexer.skip(1)?;
+                    }
+                    (None, _) => lexer.skip(1)?,
+                }
+                more = lexer.more_keys()?;
+            }
+        }
+        Kind::Null => lexer.literal("null")?,
+        other => {
+            wrong = Some((
+                other,
+                "Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \
+                 \"json:\\\"kind,omitempty\\\"\" }"
+                    .to_owned(),
+            ));
+            lexer.skip(0)?;
+        }
+    }
+    lexer.end()?;
+    match wrong {
+        None => Ok((api_version, kind)),
+        Some((found, wanted)) => {
+            Err(DecodeError::Type(format!("json: cannot unmarshal {} into {wanted}", found.name())))
+        }
+    }
+}
+
 struct AnyReader {
     strict: StrictErrors,
     path: Vec<Step>,
@@ -150,10 +206,8 @@ impl AnyReader {
 
 /// Integers that fit stay integers, everything else becomes a float, as with Go's `preserveInts`.
 pub(super) fn to_number(number: Number<'_>) -> Result<Value> {
-    if number.integer {
-        if let Ok(integer) = number.text.parse::<i64>() {
-            return Ok(Value::Int(integer));
-        }
+    if let (true, Ok(integer)) = (number.integer, number.text.parse::<i64>()) {
+        return Ok(Value::Int(integer));
     }
     match number.text.parse::<f64>() {
         Ok(float) if float.is_finite() => Ok(Value::Float(float)),
@@ -167,4 +221,32 @@ pub(super) fn to_number(number: Number<'_>) -> Result<Value> {
 /// A hostile number may have a million digits; a message need not.
 pub(super) fn shorten(text: &str) -> Cow<'_, str> {
     if text.len() <= 100 { Cow::Borrowed(text) } else { Cow::Owned(format!("{}...", &text[..100])) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_kind_in_upstreams_words() {
+        let not_an_object =
+            r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        for (input, expected) in [
+            (r#"{"spec":{"kind":"No"},"kind":"Pod","apiVersion":"v1"}"#, Ok(("v1", "Pod"))),
+            (r#"{"kind":null}"#, Ok(("", ""))),
+            ("null", Ok(("", ""))),
+            (
+                r#"{"kind":5}"#,
+                Err("json: cannot unmarshal number into Go struct field .kind of type string".to_owned()),
+            ),
+            ("[]", Err(format!("json: cannot unmarshal array into Go value of type {not_an_object}"))),
+            (r#"{"kind":"Pod""#, Err("unexpected end of JSON input".to_owned())),
+        ] {
+            let found = type_meta(input.as_bytes());
+            let expected = expected
+                .map(|(version, kind)| (version.to_owned(), kind.to_owned()))
+                .map_err(|text| format!("couldn't get version/kind; json parse error: {text}"));
+            assert_eq!(found.map_err(|error| error.to_string()), expected, "{input}");
+        }
+    }
 }

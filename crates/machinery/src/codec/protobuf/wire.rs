@@ -136,7 +136,6 @@ pub(super) fn put_message(out: &mut Vec<u8>, number: u32, body: impl FnOnce(&mut
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
