@@ -2,7 +2,7 @@
 
 use super::element::Element;
 use super::set::Set;
-use super::typed::{Kind, implied, item_element, same_item};
+use super::typed::{Kind, Shape, implied, item_element, same_item};
 use crate::schema::StructType;
 use crate::value::{Map, Name, Value};
 use std::cmp::Ordering;
@@ -55,7 +55,7 @@ impl Comparison {
 
 /// Compares two objects of a type.
 pub fn compare(left: &Value, right: &Value, entry: &StructType) -> Comparison {
-    nodes(Some(left), Some(right), Kind::Struct(entry)).1
+    nodes(Some(left), Some(right), Kind::root(entry)).1
 }
 
 fn leaf(left: Option<&Value>, right: Option<&Value>) -> Change {
@@ -76,9 +76,9 @@ fn container(left: Option<&Value>, right: Option<&Value>) -> Change {
 
 fn nodes(left: Option<&Value>, right: Option<&Value>, kind: Kind<'_>) -> (Change, Comparison) {
     let done = |change| (change, Comparison::default());
-    match kind {
-        Kind::Leaf(_) => done(leaf(left, right)),
-        Kind::Struct(_) | Kind::Map(_) => {
+    match kind.shape {
+        Shape::Leaf(_) => done(leaf(left, right)),
+        Shape::Struct(_) | Shape::Map(_) => {
             let left_map = left.and_then(Value::as_object);
             let right_map = right.and_then(Value::as_object);
             let shows = |map: Option<&Map>| map.is_some_and(|map| !map.is_empty() || kind.always_shows());
@@ -88,7 +88,7 @@ fn nodes(left: Option<&Value>, right: Option<&Value>, kind: Kind<'_>) -> (Change
             }
             (container(left, right), maps(left_map, right_map, kind))
         }
-        Kind::Set(_) | Kind::ListMap(..) => {
+        Shape::Set(_) | Shape::ListMap(..) => {
             let left_items = left.and_then(Value::as_array).unwrap_or(&[]);
             let right_items = right.and_then(Value::as_array).unwrap_or(&[]);
             if left_items.is_empty() && right_items.is_empty() {
@@ -96,7 +96,7 @@ fn nodes(left: Option<&Value>, right: Option<&Value>, kind: Kind<'_>) -> (Change
             }
             (container(left, right), lists(left_items, right_items, kind))
         }
-        Kind::Any => {
+        Shape::Any => {
             let left_map = left.and_then(Value::as_object);
             let right_map = right.and_then(Value::as_object);
             let is_map = |value: Option<&Value>| value.is_none_or(|value| matches!(value, Value::Object(_)));
@@ -124,18 +124,18 @@ fn maps(left: Option<&Map>, right: Option<&Map>, kind: Kind<'_>) -> Comparison {
             return;
         }
         let (mut old, mut new) = (old, new);
-        let child = match kind {
-            Kind::Struct(entry) => match entry.field(key) {
+        let child = match kind.shape {
+            Shape::Struct(entry) => match entry.field(key) {
                 Some(field) => {
                     // A struct that is there shows its fields even when the tree leaves out their zero.
                     let zero = implied(field);
                     old = old.or_else(|| left.and(zero));
                     new = new.or_else(|| right.and(zero));
-                    Kind::of_field(field)
+                    kind.field(field)
                 }
-                None => kind.child(key).unwrap_or(Kind::Any),
+                None => kind.child_or_any(key),
             },
-            _ => kind.child(key).unwrap_or(Kind::Any),
+            _ => kind.child_or_any(key),
         };
         let (change, below) = nodes(old, new, child);
         found.push(|| Element::Field(key.clone()), change, below);

@@ -2,7 +2,7 @@
 
 use super::element::Element;
 use super::set::Set;
-use super::typed::{Kind, item_element};
+use super::typed::{Kind, Shape, item_element};
 use crate::patch::merge_patch::{join, sorted};
 use crate::schema::StructType;
 use crate::value::{Map, Name, Value};
@@ -10,18 +10,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The object with the configuration's fields over it. Nothing is removed by this.
 pub(super) fn merge(live: Value, config: &Value, entry: &StructType) -> Value {
-    nodes(live, config.clone(), Kind::Struct(entry))
+    nodes(live, config.clone(), Kind::root(entry))
 }
 
 fn nodes(left: Value, right: Value, kind: Kind<'_>) -> Value {
-    match (kind, left, right) {
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(left), Value::Object(right)) => {
+    match (kind.shape, left, right) {
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(left), Value::Object(right)) => {
             if left.is_empty() {
                 return Value::Object(right);
             }
             let merged = join(left, right).filter_map(|(key, old, new)| {
                 let value = match (old, new) {
-                    (Some(old), Some(new)) => nodes(old, new, kind.child(&key).unwrap_or(Kind::Any)),
+                    (Some(old), Some(new)) => nodes(old, new, kind.child_or_any(&key)),
                     (old, new) => old.or(new)?,
                 };
                 Some((key, value))
@@ -29,9 +29,9 @@ fn nodes(left: Value, right: Value, kind: Kind<'_>) -> Value {
             Value::Object(sorted(merged.collect()))
         }
         // Null over something that is owned field by field changes none of its fields.
-        (Kind::Struct(_) | Kind::Map(_), Value::Object(left), Value::Null) if !left.is_empty() => Value::Object(left),
-        (Kind::Set(_) | Kind::ListMap(..), Value::Array(left), Value::Null) if !left.is_empty() => Value::Array(left),
-        (Kind::Set(_) | Kind::ListMap(..), Value::Array(left), Value::Array(right)) => {
+        (Shape::Struct(_) | Shape::Map(_), Value::Object(left), Value::Null) if !left.is_empty() => Value::Object(left),
+        (Shape::Set(_) | Shape::ListMap(..), Value::Array(left), Value::Null) if !left.is_empty() => Value::Array(left),
+        (Shape::Set(_) | Shape::ListMap(..), Value::Array(left), Value::Array(right)) => {
             if left.is_empty() {
                 return Value::Array(right);
             }
@@ -106,16 +106,16 @@ fn lists(left: Vec<Value>, right: Vec<Value>, kind: Kind<'_>) -> Vec<Value> {
 
 /// The object without the members of `gone`: whole subtrees where a member stands. `None` when nothing is left.
 pub(super) fn remove(value: Value, gone: &Set, entry: &StructType) -> Value {
-    without(value, gone, Kind::Struct(entry)).unwrap_or(Value::Object(Map::new()))
+    without(value, gone, Kind::root(entry)).unwrap_or(Value::Object(Map::new()))
 }
 
 fn without(value: Value, gone: &Set, kind: Kind<'_>) -> Option<Value> {
-    match (kind, value) {
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(map)) => {
+    match (kind.shape, value) {
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(map)) => {
             let kept = map.into_iter().filter_map(|(key, value)| match gone.node(&Element::Field(key.clone())) {
                 Some(node) if node.member => None,
                 Some(node) if !node.children.is_empty() => {
-                    let child = kind.child(&key).unwrap_or(Kind::Any);
+                    let child = kind.child_or_any(&key);
                     without(value, &node.children, child).map(|value| (key, value))
                 }
                 _ => Some((key, value)),
@@ -123,7 +123,7 @@ fn without(value: Value, gone: &Set, kind: Kind<'_>) -> Option<Value> {
             let kept = sorted(kept.collect());
             (!kept.is_empty()).then_some(Value::Object(kept))
         }
-        (Kind::Set(_) | Kind::ListMap(..), Value::Array(items)) => {
+        (Shape::Set(_) | Shape::ListMap(..), Value::Array(items)) => {
             let kept = items.into_iter().filter_map(|item| {
                 let node = item_element(kind, &item).ok().and_then(|element| gone.node(&element));
                 match node {
@@ -136,37 +136,37 @@ fn without(value: Value, gone: &Set, kind: Kind<'_>) -> Option<Value> {
             (!kept.is_empty()).then_some(Value::Array(kept))
         }
         // Below something atomic nothing can be owned; what claims to be goes with the whole.
-        (Kind::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap), _) => None,
+        (Shape::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap), _) => None,
         (_, value) => Some(value),
     }
 }
 
 /// Every leaf field and item that an object mentions (`typed/tofieldset.go`).
 pub(super) fn field_set(value: &Value, entry: &StructType) -> Set {
-    fields_below(value, Kind::Struct(entry))
+    fields_below(value, Kind::root(entry))
 }
 
 /// Whether a node is a member by itself, and the fields below it.
 fn fields_of(value: &Value, kind: Kind<'_>) -> (bool, Set) {
-    match (kind, value) {
-        (Kind::Leaf(_), _) => (true, Set::new()),
-        (Kind::Any, value) if !matches!(value, Value::Object(_)) => (true, Set::new()),
+    match (kind.shape, value) {
+        (Shape::Leaf(_), _) => (true, Set::new()),
+        (Shape::Any, value) if !matches!(value, Value::Object(_)) => (true, Set::new()),
         _ => (false, fields_below(value, kind)),
     }
 }
 
 fn fields_below(value: &Value, kind: Kind<'_>) -> Set {
     let mut set = Set::new();
-    match (kind, value) {
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(map)) => {
+    match (kind.shape, value) {
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(map)) => {
             for (key, value) in map.iter() {
-                let (member, below) = fields_of(value, kind.child(key).unwrap_or(Kind::Any));
+                let (member, below) = fields_of(value, kind.child_or_any(key));
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 let member = member || empty || !kind.declares(key);
                 set.push(|| Element::Field(key.clone()), member, below);
             }
         }
-        (Kind::Set(_) | Kind::ListMap(..), Value::Array(items)) => {
+        (Shape::Set(_) | Shape::ListMap(..), Value::Array(items)) => {
             let elements: Vec<Option<Element>> = items.iter().map(|item| item_element(kind, item).ok()).collect();
             let mut seen = BTreeSet::new();
             let repeated: BTreeSet<&Element> =
@@ -185,7 +185,7 @@ fn fields_below(value: &Value, kind: Kind<'_>) -> Set {
 
 /// The set with every declared field that has members below it (`EnsureNamedFieldsAreMembers`).
 pub(super) fn with_named_fields(set: &Set, entry: &StructType) -> Set {
-    named(set, Kind::Struct(entry))
+    named(set, Kind::root(entry))
 }
 
 fn named(set: &Set, kind: Kind<'_>) -> Set {
@@ -195,7 +195,7 @@ fn named(set: &Set, kind: Kind<'_>) -> Set {
             Element::Field(name) => (node.member || kind.declares(name), kind.child(name)),
             _ => (node.member, Some(kind.item())),
         };
-        let below = named(&node.children, child.unwrap_or(Kind::Any));
+        let below = child.map_or_else(|| node.children.clone(), |child| named(&node.children, child));
         all.push(|| node.element.clone(), member, below);
     }
     all
@@ -207,13 +207,13 @@ fn named(set: &Set, kind: Kind<'_>) -> Set {
 /// As upstream's, it cannot tell a map that was atomic from one of which a manager owns nothing but the map itself (others
 /// took its entries): such a manager comes to own every present entry as well.
 pub(super) fn reconcile(set: &Set, live: &Value, entry: &StructType) -> Option<Set> {
-    reconcile_below(set, Some(live), Kind::Struct(entry))
+    reconcile_below(set, Some(live), Kind::root(entry))
 }
 
 fn reconcile_below(set: &Set, live: Option<&Value>, kind: Kind<'_>) -> Option<Set> {
     let mut changed: Option<Vec<(usize, bool, Set)>> = None;
-    let items: BTreeMap<Element, &Value> = match (kind, live) {
-        (Kind::ListMap(..), Some(Value::Array(items))) => {
+    let items: BTreeMap<Element, &Value> = match (kind.shape, live) {
+        (Shape::ListMap(..), Some(Value::Array(items))) => {
             items.iter().filter_map(|item| item_element(kind, item).ok().map(|element| (element, item))).collect()
         }
         _ => BTreeMap::new(),
@@ -224,13 +224,13 @@ fn reconcile_below(set: &Set, live: Option<&Value>, kind: Kind<'_>) -> Option<Se
             element => (Some(kind.item()), items.get(element).copied()),
         };
         let Some(child) = child else { continue };
-        let replaced = match child {
-            Kind::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap)
+        let replaced = match child.shape {
+            Shape::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap)
                 if !node.children.is_empty() =>
             {
                 Some((true, Set::new()))
             }
-            Kind::Struct(_) | Kind::Map(_) | Kind::Set(_) | Kind::ListMap(..)
+            Shape::Struct(_) | Shape::Map(_) | Shape::Set(_) | Shape::ListMap(..)
                 if node.member && node.children.is_empty() =>
             {
                 let below = value.map(|value| fields_below(value, child)).unwrap_or_default();
@@ -255,7 +255,7 @@ fn reconcile_below(set: &Set, live: Option<&Value>, kind: Kind<'_>) -> Option<Se
 
 /// Whether [`reconcile`] could find something to do, told from `fieldsV1` without decoding it.
 pub(super) fn may_need_reconciling(fields: &Map, live: &Value, entry: &StructType) -> bool {
-    may_need(fields, &Place::Root(live), Kind::Struct(entry))
+    may_need(fields, &Place::Root(live), Kind::root(entry))
 }
 
 /// Where in the live object an element of `fieldsV1` leads; looked up only when it matters.
@@ -285,7 +285,7 @@ impl Place<'_> {
 fn may_need(fields: &Map, place: &Place<'_>, kind: Kind<'_>) -> bool {
     /// Above this many items, looking each one up costs more than decoding.
     const MANY: usize = 32;
-    if fields.len() > MANY && matches!(kind, Kind::ListMap(..)) {
+    if fields.len() > MANY && matches!(kind.shape, Shape::ListMap(..)) {
         return true;
     }
     fields.iter().any(|(key, below)| {
@@ -296,12 +296,12 @@ fn may_need(fields: &Map, place: &Place<'_>, kind: Kind<'_>) -> bool {
         };
         let (Some(child), Some(below)) = (child, below.as_object()) else { return false };
         let place = Place::Below(place, kind, key);
-        match child {
-            Kind::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap) => !below.is_empty(),
-            Kind::Struct(_) | Kind::Map(_) | Kind::Set(_) | Kind::ListMap(..) if below.is_empty() => {
+        match child.shape {
+            Shape::Leaf(super::typed::Scalar::AtomicList | super::typed::Scalar::AtomicMap) => !below.is_empty(),
+            Shape::Struct(_) | Shape::Map(_) | Shape::Set(_) | Shape::ListMap(..) if below.is_empty() => {
                 place.value().is_some_and(|value| !fields_below(value, child).is_empty())
             }
-            child => may_need(below, &place, child),
+            _ => may_need(below, &place, child),
         }
     })
 }

@@ -7,6 +7,9 @@ use super::element::Element;
 use crate::value::{Map, Name, Value};
 use std::cmp::Ordering;
 
+/// Deepest set that is read. Sets made here are never as deep: see the types' walk.
+const MAX_DEPTH: u16 = 250;
+
 /// A set of fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
@@ -301,6 +304,12 @@ impl Set {
         }
     }
     pub(super) fn from_map(map: &Map) -> Option<Self> {
+        Self::read(map, 0)
+    }
+    fn read(map: &Map, depth: u16) -> Option<Self> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
         let mut set = Self::new();
         set.nodes.reserve(map.len());
         for (key, below) in map.iter() {
@@ -314,7 +323,7 @@ impl Set {
                 None => continue,
             };
             let below = below.as_object()?;
-            set.push(|| element, is_member(below), Self::from_map(below)?);
+            set.push(|| element, is_member(below), Self::read(below, depth + 1)?);
         }
         set.sort();
         Some(set)

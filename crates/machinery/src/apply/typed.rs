@@ -8,9 +8,20 @@ use crate::schema::{Field, ListKind, StructType, Type};
 use crate::value::{Map, Name, Value};
 use std::collections::BTreeSet;
 
+/// How deep fields are owned one by one; what lies deeper is owned with what it lies in. No real object is a tenth as deep,
+/// and `fieldsV1`, which is deeper than its object, must stay an object that can be read.
+const MAX_OWNED_DEPTH: u16 = 200;
+
+/// How a node is owned, and how deep it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Kind<'t> {
+    pub(super) shape: Shape<'t>,
+    depth: u16,
+}
+
 /// How a node is owned.
 #[derive(Clone, Copy)]
-pub(super) enum Kind<'t> {
+pub(super) enum Shape<'t> {
     /// As a whole: scalars, and lists and maps that are atomic.
     Leaf(Scalar),
     /// Field by field.
@@ -37,14 +48,12 @@ pub(super) enum Scalar {
     AtomicMap,
 }
 
-static ANY: Type = Type::Json;
-
-impl<'t> Kind<'t> {
+impl<'t> Shape<'t> {
     /// Of a value whose type has no field of its own: a map's value, a list's item.
-    pub(super) fn of(ty: &'t Type) -> Self {
+    fn of(ty: &'t Type) -> Self {
         Self::resolve(ty, &ListKind::Atomic, false)
     }
-    pub(super) fn of_field(field: &'t Field) -> Self {
+    fn of_field(field: &'t Field) -> Self {
         Self::resolve(&field.ty, &field.list, field.atomic)
     }
     fn resolve(ty: &'t Type, list: &'t ListKind, atomic: bool) -> Self {
@@ -69,39 +78,59 @@ impl<'t> Kind<'t> {
             },
         }
     }
+}
+
+impl<'t> Kind<'t> {
+    /// A whole object.
+    pub(super) fn root(entry: &'t StructType) -> Self {
+        Self { shape: Shape::Struct(entry), depth: 0 }
+    }
+    /// Something below this node.
+    fn below(self, shape: Shape<'t>) -> Self {
+        let depth = self.depth + 1;
+        let shape = if depth < MAX_OWNED_DEPTH { shape } else { Shape::Leaf(Scalar::Untyped) };
+        Self { shape, depth }
+    }
+    /// A declared field.
+    pub(super) fn field(self, field: &'t Field) -> Self {
+        self.below(Shape::of_field(field))
+    }
     /// The kind of what stands under `key`; `None` when the type declares no such field.
-    pub(super) fn child(self, key: &str) -> Option<Kind<'t>> {
-        match self {
-            Self::Struct(entry) => match entry.field(key) {
-                Some(field) => Some(Self::of_field(field)),
+    pub(super) fn child(self, key: &str) -> Option<Self> {
+        let shape = match self.shape {
+            Shape::Struct(entry) => match entry.field(key) {
+                Some(field) => Shape::of_field(field),
                 None => match &entry.additional {
-                    Some(item) => Some(Self::of(item)),
-                    None if entry.preserve_unknown => Some(Self::Any),
-                    None if entry.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata") => {
-                        Some(Self::Any)
-                    }
-                    None => None,
+                    Some(item) => Shape::of(item),
+                    None if entry.preserve_unknown => Shape::Any,
+                    None if entry.embedded_resource && matches!(key, "apiVersion" | "kind" | "metadata") => Shape::Any,
+                    None => return None,
                 },
             },
-            Self::Map(item) => Some(Self::of(item)),
-            Self::Any => Some(Self::of(&ANY)),
-            Self::Leaf(_) | Self::Set(_) | Self::ListMap(..) => None,
-        }
+            Shape::Map(item) => Shape::of(item),
+            Shape::Any => Shape::Any,
+            Shape::Leaf(_) | Shape::Set(_) | Shape::ListMap(..) => return None,
+        };
+        Some(self.below(shape))
+    }
+    /// The same, taking what the type does not declare for anything.
+    pub(super) fn child_or_any(self, key: &str) -> Self {
+        self.child(key).unwrap_or_else(|| self.below(Shape::Any))
     }
     /// The kind of a list's items.
-    pub(super) fn item(self) -> Kind<'t> {
-        match self {
-            Self::Set(item) | Self::ListMap(item, _) => Self::of(item),
-            _ => Self::Any,
-        }
+    pub(super) fn item(self) -> Self {
+        self.below(match self.shape {
+            Shape::Set(item) | Shape::ListMap(item, _) => Shape::of(item),
+            _ => Shape::Any,
+        })
     }
     /// Whether a struct shows fields even when the tree has none (see [`implied`]).
     pub(super) fn always_shows(self) -> bool {
-        matches!(self, Self::Struct(entry) if entry.fields.iter().any(|field| implied(field).is_some()))
+        matches!(self.shape, Shape::Struct(entry) if entry.fields.iter().any(|field| implied(field).is_some()))
     }
     /// Calls `visit` for each field that a struct shows although the tree leaves it out.
     pub(super) fn left_out(self, map: &Map, mut visit: impl FnMut(&'t Name, &'static Value)) {
-        if let Self::Struct(entry) = self {
+        if let Shape::Struct(entry) = self.shape {
             for field in entry.fields.iter() {
                 if let Some(zero) = implied(field)
                     && !map.contains_key(&field.name)
@@ -113,7 +142,7 @@ impl<'t> Kind<'t> {
     }
     /// Whether the type names the field.
     pub(super) fn declares(self, key: &str) -> bool {
-        matches!(self, Self::Struct(entry) if entry.field(key).is_some())
+        matches!(self.shape, Shape::Struct(entry) if entry.field(key).is_some())
     }
 }
 
@@ -142,8 +171,8 @@ pub(super) fn implied(field: &Field) -> Option<&'static Value> {
 
 /// What a list's item is known by; the error is upstream's (`listItemToPathElement`).
 pub(super) fn item_element(kind: Kind<'_>, item: &Value) -> Result<Element, String> {
-    match kind {
-        Kind::ListMap(ty, keys) => {
+    match kind.shape {
+        Shape::ListMap(ty, keys) => {
             let Value::Object(map) = item else {
                 return Err(match item {
                     Value::Null => "associative list with keys may not have a null element".to_owned(),
@@ -175,7 +204,7 @@ fn omitted_key(key: &str) -> String {
 
 /// A key field that an applied item omits although it has no default: what Go would write does not count there.
 fn missing_key(kind: Kind<'_>, item: &Value) -> Option<String> {
-    let (Kind::ListMap(Type::Struct(entry), keys), Value::Object(map)) = (kind, item) else { return None };
+    let (Shape::ListMap(Type::Struct(entry), keys), Value::Object(map)) = (kind.shape, item) else { return None };
     let has_default = |key: &str| entry.field(key).is_some_and(|field| field.default.is_some());
     keys.iter().find(|key| !map.contains_key(key) && !has_default(key)).map(|key| omitted_key(key))
 }
@@ -192,12 +221,12 @@ fn key_value<'v>(ty: &'v Type, map: &'v Map, key: &str) -> Option<&'v Value> {
 
 /// Whether two items have the same keys, without making elements of them.
 pub(super) fn same_item(kind: Kind<'_>, left: &Value, right: &Value) -> bool {
-    match (kind, left, right) {
-        (Kind::ListMap(ty, keys), Value::Object(left), Value::Object(right)) => keys.iter().all(|key| {
+    match (kind.shape, left, right) {
+        (Shape::ListMap(ty, keys), Value::Object(left), Value::Object(right)) => keys.iter().all(|key| {
             let (left, right) = (key_value(ty, left, key), key_value(ty, right, key));
             left.is_some() && left == right
         }),
-        (Kind::Set(_), left, right) => !matches!(left, Value::Object(_) | Value::Array(_)) && left == right,
+        (Shape::Set(_), left, right) => !matches!(left, Value::Object(_) | Value::Array(_)) && left == right,
         _ => false,
     }
 }
@@ -205,7 +234,7 @@ pub(super) fn same_item(kind: Kind<'_>, left: &Value, right: &Value) -> bool {
 /// Every way in which a value does not fit its type; paths and words are upstream's.
 pub(super) fn validate(value: &Value, entry: &StructType) -> Vec<String> {
     let mut errors = Vec::new();
-    check(value, Kind::Struct(entry), &mut String::new(), &mut errors);
+    check(value, Kind::root(entry), &mut String::new(), &mut errors);
     errors
 }
 
@@ -237,24 +266,24 @@ fn check(value: &Value, kind: Kind<'_>, path: &mut String, errors: &mut Vec<Stri
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
     };
-    match (kind, value) {
+    match (kind.shape, value) {
         (_, Value::Null) => {}
-        (Kind::Leaf(Scalar::Numeric), value) if !matches!(value, Value::Int(_) | Value::Float(_)) => {
+        (Shape::Leaf(Scalar::Numeric), value) if !matches!(value, Value::Int(_) | Value::Float(_)) => {
             say(format!("expected numeric (int or float), got {}", go_type(value)));
         }
-        (Kind::Leaf(Scalar::String), value) if value.as_str().is_none() => {
+        (Shape::Leaf(Scalar::String), value) if value.as_str().is_none() => {
             say(format!("expected string, got {}", go_shown(value)));
         }
-        (Kind::Leaf(Scalar::Boolean), value) if value.as_bool().is_none() => {
+        (Shape::Leaf(Scalar::Boolean), value) if value.as_bool().is_none() => {
             say(format!("expected boolean, got {}", go_shown(value)));
         }
-        (Kind::Leaf(Scalar::AtomicList) | Kind::Set(_) | Kind::ListMap(..), value) if value.as_array().is_none() => {
+        (Shape::Leaf(Scalar::AtomicList) | Shape::Set(_) | Shape::ListMap(..), value) if value.as_array().is_none() => {
             say(format!("expected list, got &{{{}}}", plain(value)));
         }
-        (Kind::Leaf(Scalar::AtomicMap) | Kind::Struct(_) | Kind::Map(_), value) if value.as_object().is_none() => {
+        (Shape::Leaf(Scalar::AtomicMap) | Shape::Struct(_) | Shape::Map(_), value) if value.as_object().is_none() => {
             say(format!("expected map, got &{{{}}}", plain(value)));
         }
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Any, Value::Object(map)) => {
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(map)) => {
             for (key, child) in map.iter() {
                 let length = path.len();
                 path.push('.');
@@ -266,7 +295,7 @@ fn check(value: &Value, kind: Kind<'_>, path: &mut String, errors: &mut Vec<Stri
                 path.truncate(length);
             }
         }
-        (Kind::Set(_) | Kind::ListMap(..), Value::Array(items)) => {
+        (Shape::Set(_) | Shape::ListMap(..), Value::Array(items)) => {
             let mut seen = BTreeSet::new();
             for (index, item) in items.iter().enumerate() {
                 let element = match missing_key(kind, item).map_or_else(|| item_element(kind, item), Err) {

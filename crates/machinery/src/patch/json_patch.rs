@@ -216,11 +216,21 @@ impl Budget {
 
 /// Levels of a tree. Recursion is bounded because every tree here was read with a limit or passed [`Budget::deepen`].
 fn depth(value: &Value) -> usize {
+    let mut deepest = 0;
     match value {
-        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => 1 + map.iter().map(|(_, value)| depth(value)).max().unwrap_or(0),
-        _ => 1,
+        Value::Array(items) => {
+            for item in items {
+                deepest = depth(item).max(deepest);
+            }
+        }
+        Value::Object(map) => {
+            for (_, value) in map.iter() {
+                deepest = depth(value).max(deepest);
+            }
+        }
+        _ => {}
     }
+    deepest + 1
 }
 
 /// How many bytes a value takes as JSON.
@@ -242,10 +252,19 @@ fn json_length(value: &Value) -> usize {
         Value::Int(number) => itoa::Buffer::new().format(*number).len(),
         Value::Float(number) => number.to_string().len(),
         Value::String(string) => text(string),
-        Value::Array(items) => 2 + items.len().saturating_sub(1) + items.iter().map(json_length).sum::<usize>(),
+        Value::Array(items) => {
+            let mut length = 2 + items.len().saturating_sub(1);
+            for item in items {
+                length += json_length(item);
+            }
+            length
+        }
         Value::Object(map) => {
-            let entries: usize = map.iter().map(|(key, value)| text(key) + 1 + json_length(value)).sum();
-            2 + map.len().saturating_sub(1) + entries
+            let mut length = 2 + map.len().saturating_sub(1);
+            for (key, value) in map.iter() {
+                length += text(key) + 1 + json_length(value);
+            }
+            length
         }
     }
 }

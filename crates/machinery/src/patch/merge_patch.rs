@@ -35,11 +35,17 @@ pub(crate) fn sorted(entries: Vec<(Name, Value)>) -> Map {
 /// Removes null members of objects, also of those inside lists (`pruneNils`).
 fn prune(value: &mut Value) {
     match value {
-        Value::Object(map) => map.retain(|_, value| {
-            prune(value);
-            !value.is_null()
-        }),
-        Value::Array(items) => items.iter_mut().for_each(prune),
+        Value::Object(map) => {
+            for (_, value) in map.iter_mut() {
+                prune(value);
+            }
+            map.retain(|_, value| !value.is_null());
+        }
+        Value::Array(items) => {
+            for item in items {
+                prune(item);
+            }
+        }
         _ => {}
     }
 }

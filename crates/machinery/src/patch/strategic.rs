@@ -353,15 +353,27 @@ fn without_directives(value: Value, mode: Mode) -> Option<Value> {
     if mode == Mode::Combine {
         return Some(value);
     }
+    // Plain loops: in a chain of adapters each level of a deep tree would take several frames.
     match value {
         Value::Object(map) if map.contains_key(DIRECTIVE) => None,
         Value::Object(map) => {
-            let kept = map.into_iter().filter(|(key, value)| !value.is_null() && !is_list_directive(key));
-            let kept = kept.filter_map(|(key, value)| without_directives(value, mode).map(|value| (key, value)));
-            Some(Value::Object(sorted(kept.collect())))
+            let mut kept = Vec::with_capacity(map.len());
+            for (key, value) in map {
+                if !value.is_null()
+                    && !is_list_directive(&key)
+                    && let Some(value) = without_directives(value, mode)
+                {
+                    kept.push((key, value));
+                }
+            }
+            Some(Value::Object(sorted(kept)))
         }
         Value::Array(items) => {
-            Some(Value::Array(items.into_iter().filter_map(|item| without_directives(item, mode)).collect()))
+            let mut kept = Vec::with_capacity(items.len());
+            for item in items {
+                kept.extend(without_directives(item, mode));
+            }
+            Some(Value::Array(kept))
         }
         scalar => Some(scalar),
     }

@@ -151,6 +151,28 @@ fn json_patch_bombs() {
     assert!(started.elapsed().as_secs() < 8, "{:?}", started.elapsed());
 }
 
+/// The deepest tree that is read leaves room on a 2 MiB stack, which is what a test's thread and a server's have.
+#[test]
+fn deep_patches_fit_the_stack() {
+    let depth = crate::codec::MAX_TREE_DEPTH - 2;
+    let deep = |end: i64| (0..depth).fold(Value::from(end), |inner, _| object! { "spec": inner });
+    let ty = pod();
+    assert_eq!(strategic::apply(json("{}"), deep(1), &ty).unwrap(), deep(1));
+    assert!(strategic::diff(&json("{}"), &deep(1), &ty).is_ok());
+    let patch = merge_patch::diff(&deep(1), &deep(2));
+    assert_eq!(merge_patch::apply(deep(1), patch).unwrap(), deep(2));
+    assert_eq!(merge_patch::apply(json("{}"), deep(2)).unwrap(), deep(2));
+    let (patch, _) = JsonPatch::decode(
+        list![
+            object! { "op": "add", "path": "/a", "value": deep(1).get("spec").unwrap().clone() },
+            object! { "op": "copy", "from": "/a", "path": "/b" }
+        ],
+        FieldValidation::Warn,
+    )
+    .unwrap();
+    assert_eq!(patch.apply(json("{}")).unwrap().get("b"), deep(1).get("spec"));
+}
+
 #[test]
 fn merge_patches() {
     for (document, patch, expected) in [
