@@ -3,8 +3,8 @@
 //!
 //! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves.
 
-pub(crate) mod amount;
 pub mod builtin;
+pub(crate) mod check;
 mod columns;
 mod convert;
 pub(crate) mod core;

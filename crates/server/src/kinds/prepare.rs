@@ -3,7 +3,7 @@
 use super::strategy::{only, restore};
 use super::tree::Tree;
 use crate::request::RequestContext;
-use skiff_machinery::{Map, Value, object};
+use skiff_machinery::{Map, Value};
 
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 

@@ -1,6 +1,6 @@
 //! Which rules belong to which kind: the one place where the table's names meet the kinds' functions.
 
-use super::core::{defaults as core, pod, prepare as prep};
+use super::core::{defaults as core, pod, prepare as prep, service_validation};
 use super::strategy::{Rules, View};
 use super::{defaults as groups, names, prepare};
 
@@ -36,7 +36,7 @@ kinds! { rules:
     "" "podtemplates" => { create_on_update: true, default: |_, object| core::pod_template(object) },
     "" "replicationcontrollers" => { default: |_, object| core::replication_controller(object) },
     "" "secrets" => { update: prep::secret_update, default: |_, object| core::secret(object) },
-    "" "services" => { update: prep::service_update, create_on_update: true, default: |_, object| core::service(object), name: names::label },
+    "" "services" => { validate: service_validation::validate, validate_update: service_validation::validate_update, views: &[("status", View { validate_update: service_validation::validate_status, ..View::PLAIN })], update: prep::service_update, create_on_update: true, default: |_, object| core::service(object), name: names::label },
     "admissionregistration.k8s.io" "mutatingadmissionpolicies" => { default: |_, object| groups::admission_policy(object) },
     "admissionregistration.k8s.io" "mutatingadmissionpolicybindings" => { default: |_, object| groups::admission_policy_binding(object) },
     "admissionregistration.k8s.io" "mutatingwebhookconfigurations" => { unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },

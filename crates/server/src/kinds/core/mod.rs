@@ -4,3 +4,4 @@ pub(crate) mod defaults;
 pub(crate) mod pod;
 pub(crate) mod prepare;
 pub(crate) mod service;
+pub(crate) mod service_validation;

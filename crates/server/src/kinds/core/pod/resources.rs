@@ -1,12 +1,12 @@
 //! What a pod asks for (`k8s.io/component-helpers/resource`, helpers.go).
 
-use crate::kinds::amount::Amount;
 use crate::kinds::tree::Tree;
 use skiff_machinery::Value;
+use skiff_machinery::quantity::{Format, Quantity};
 use std::collections::BTreeMap;
 
 /// Amounts by resource name.
-pub(crate) type Amounts = BTreeMap<String, Amount>;
+pub(crate) type Amounts = BTreeMap<String, Quantity>;
 
 /// Reads a `ResourceList`; amounts that are no quantities are left out (validation refuses them).
 pub(crate) fn amounts(list: Option<&Value>) -> Amounts {
@@ -15,10 +15,10 @@ pub(crate) fn amounts(list: Option<&Value>) -> Amounts {
 }
 
 /// Reads one quantity.
-pub(crate) fn amount(value: &Value) -> Option<Amount> {
+pub(crate) fn amount(value: &Value) -> Option<Quantity> {
     match value {
-        Value::String(text) => Amount::parse(text),
-        Value::Int(number) => Some(Amount::whole(*number)),
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Int(number) => Some(Quantity::new(*number, Format::DecimalSI)),
         _ => None,
     }
 }
@@ -30,14 +30,12 @@ pub(crate) fn is_supported_pod_level_resource(name: &str) -> bool {
 
 pub(crate) fn add(total: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
-        let slot = total.entry(name.clone()).or_insert(Amount::ZERO);
-        *slot = slot.plus(*amount);
+        total.entry(name.clone()).and_modify(|slot| slot.add(*amount)).or_insert(*amount);
     }
 }
 fn raise(total: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
-        let slot = total.entry(name.clone()).or_insert(*amount);
-        *slot = slot.greater(*amount);
+        total.entry(name.clone()).and_modify(|slot| *slot = (*slot).max(*amount)).or_insert(*amount);
     }
 }
 
@@ -90,7 +88,7 @@ fn total(spec: &Value, which: &str) -> Amounts {
     }
     for (name, amount) in amounts(spec.get("overhead")) {
         match total.get_mut(&name) {
-            Some(slot) => *slot = slot.plus(amount),
+            Some(slot) => slot.add(amount),
             // Overhead on a resource without limit stays without limit.
             None if which == "limits" => {}
             None => {
