@@ -8,7 +8,7 @@
 pub mod de;
 pub mod ser;
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Deref;
@@ -53,6 +53,12 @@ impl From<&'static str> for Name {
 impl From<String> for Name {
     fn from(text: String) -> Self {
         Self::Shared(text.into())
+    }
+}
+impl From<Cow<'_, str>> for Name {
+    fn from(text: Cow<'_, str>) -> Self {
+        // Straight from the borrowed text: one allocation instead of two.
+        Self::Shared(Arc::from(&*text))
     }
 }
 impl From<Arc<str>> for Name {

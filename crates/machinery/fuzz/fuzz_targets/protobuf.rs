@@ -11,8 +11,10 @@ fuzz_target!(|input: &[u8]| {
     let ty = &types[usize::from(u16::from_le_bytes([*low, *high])) % types.len()];
     drop(protobuf::decode_object(message, ty));
     if let Ok(value) = protobuf::decode(message, ty) {
-        let again = protobuf::decode(&protobuf::encode(&value, ty), ty).expect("what was written can be read");
-        assert_eq!(again, value);
+        let message = protobuf::encode(&value, ty);
+        let again = protobuf::decode(&message, ty).expect("what was written can be read");
+        // Bytes, not trees: `1.0` inside a raw object is written as `1`.
+        assert_eq!(protobuf::encode(&again, ty), message);
         json::decode(&json::encode(&value, ty), ty, FieldValidation::Strict).expect("JSON carries it too");
     }
 });

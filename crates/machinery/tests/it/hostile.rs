@@ -22,6 +22,7 @@ fn on_a_small_stack(name: &str, work: impl FnOnce() -> Result<(), String> + Send
     let start = Instant::now();
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap();
     let outcome = thread.join().unwrap_or_else(|_| panic!("{name}: panicked"));
+    println!("{name}: {:?}", start.elapsed());
     assert!(start.elapsed() < SOON, "{name}: took {:?}", start.elapsed());
     outcome
 }

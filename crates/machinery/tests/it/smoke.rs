@@ -105,8 +105,7 @@ fn json_mutants() {
         if let Ok(decoded) = json::decode(input, ty, FieldValidation::Warn) {
             let text = json::encode(&decoded.value, ty);
             let again = json::decode(&text, ty, FieldValidation::Strict).unwrap();
-            assert_eq!(again.value, decoded.value, "{}", input.escape_ascii());
-            assert_eq!(json::encode(&again.value, ty), text);
+            assert_eq!(json::encode(&again.value, ty), text, "{}", input.escape_ascii());
         }
         if let Ok(value) = json::from_slice(input) {
             let text = json::to_vec(&value);
@@ -121,7 +120,8 @@ fn protobuf_mutants() {
         if let Ok(value) = protobuf::decode_object(input, ty) {
             let message = protobuf::encode_object(&value, ty);
             let again = protobuf::decode_object(&message, ty).unwrap();
-            assert_eq!(again, value, "{}", input.escape_ascii());
+            // Bytes, not trees: `1.0` inside a raw object is written as `1`.
+            assert_eq!(protobuf::encode_object(&again, ty), message, "{}", input.escape_ascii());
             let text = json::encode(&value, ty);
             json::decode(&text, ty, FieldValidation::Strict).unwrap();
         }

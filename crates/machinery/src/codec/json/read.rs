@@ -206,7 +206,7 @@ impl Reader<'_> {
         let ahead = fields[guess.min(fields.len())..].iter().take(4).position(|field| *field.name == *key);
         let found = ahead.map(|step| guess + step).or_else(|| ty.fields.index_of(&key));
         if found.is_none() && self.strict.wanted() {
-            self.path.push(Step::Key(Name::from(key.into_owned())));
+            self.path.push(Step::Key(Name::from(key)));
             self.report("unknown");
             self.path.pop();
         }
@@ -394,7 +394,7 @@ impl Reader<'_> {
             return Ok(Value::Object(Map::new()));
         }
         loop {
-            let name = Name::from(self.lexer.key()?.into_owned());
+            let name = Name::from(self.lexer.key()?);
             self.path.push(Step::Key(name.clone()));
             let value = self.value(place.item(item), depth + 1)?;
             self.path.pop();

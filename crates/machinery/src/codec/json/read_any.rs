@@ -156,7 +156,7 @@ impl AnyReader {
             return Ok(Value::Object(Map::new()));
         }
         loop {
-            let name = Name::from(lexer.key()?.into_owned());
+            let name = Name::from(lexer.key()?);
             let value = if self.strict.wanted() {
                 self.path.push(Step::Key(name.clone()));
                 let value = self.value(lexer, depth + 1)?;
@@ -210,7 +210,8 @@ pub(super) fn to_number(number: Number<'_>) -> Result<Value> {
         return Ok(Value::Int(integer));
     }
     match number.text.parse::<f64>() {
-        Ok(float) if float.is_finite() => Ok(Value::Float(float)),
+        // Negative zero loses its sign, so that what is written reads back the same.
+        Ok(float) if float.is_finite() => Ok(Value::Float(if float == 0.0 { 0.0 } else { float })),
         _ => Err(DecodeError::Type(format!(
             "json: cannot unmarshal number {} into Go value of type float64",
             shorten(number.text)

@@ -122,7 +122,7 @@ impl Reader {
         let mut value = None;
         while !input.is_empty() {
             match input.tag()? {
-                (1, BYTES) => key = Name::from(to_utf8(input.bytes()?).into_owned()),
+                (1, BYTES) => key = Name::from(to_utf8(input.bytes()?)),
                 (2, wire) => {
                     value = Some(match item {
                         Type::List(inner) => self.boxed(expect_bytes(&mut input, wire, field)?, inner, depth + 1)?,

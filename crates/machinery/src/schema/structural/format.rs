@@ -38,8 +38,8 @@ static HEX_COLOR: OnceLock<Regex> = OnceLock::new();
 static RGB_COLOR: OnceLock<Regex> = OnceLock::new();
 static SSN: OnceLock<Regex> = OnceLock::new();
 static DURATION: OnceLock<Regex> = OnceLock::new();
-static ONE_LABEL: OnceLock<Regex> = OnceLock::new();
-static LABELS: OnceLock<Regex> = OnceLock::new();
+static LETTER: OnceLock<Regex> = OnceLock::new();
+static WORD: OnceLock<Regex> = OnceLock::new();
 const RGB: &str = r"^rgb\(\s*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])\s*,\s*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])\s*,\s*(0|[1-9][0-9]?|1[0-9][0-9]?|2[0-4][0-9]|25[0-5])\s*\)$";
 
 fn matches(cell: &OnceLock<Regex>, pattern: &str, text: &str) -> bool {
@@ -140,11 +140,38 @@ fn is_email(text: &str) -> bool {
 }
 
 /// One label of letters, digits and symbols with at most one dash after its first character, or several labels and a
-/// top level of letters alone. (An address is no host name, and `a.b-c` none either.)
+/// top level of letters alone. (An address is no host name, and `a.b-c` none either.) Written out, because as one
+/// expression over all of Unicode it takes seconds to compile.
 fn is_hostname(text: &str) -> bool {
-    const ONE: &str = r"^[0-9\p{S}\p{L}](-?[0-9\p{S}\p{L}]{0,62})?$";
-    const SEVERAL: &str = r"^([0-9\p{S}\p{L}]([-0-9\p{S}\p{L}]{0,61}[0-9\p{S}\p{L}])?\.)+\p{L}{2,63}$";
-    text.len() <= 255 && (matches(&ONE_LABEL, ONE, text) || matches(&LABELS, SEVERAL, text))
+    let labels: Vec<Vec<char>> = text.split('.').map(|label| label.chars().collect()).collect();
+    let Some((last, others)) = labels.split_last() else { return false };
+    if text.len() > 255 {
+        return false;
+    }
+    if others.is_empty() {
+        return match last.as_slice() {
+            [first, '-', rest @ ..] | [first, rest @ ..] => {
+                is_word(*first) && rest.len() <= 62 && rest.iter().copied().all(is_word)
+            }
+            [] => false,
+        };
+    }
+    let label = |label: &Vec<char>| {
+        label.len() <= 63
+            && label.first().copied().is_some_and(is_word)
+            && label.last().copied().is_some_and(is_word)
+            && label.iter().all(|symbol| *symbol == '-' || is_word(*symbol))
+    };
+    let letter = |symbol: &char| matches(&LETTER, r"^\p{L}$", symbol.encode_utf8(&mut [0; 4]));
+    others.iter().all(label) && (2..=63).contains(&last.len()) && last.iter().all(letter)
+}
+
+/// A digit, or what Unicode calls a letter or a symbol.
+fn is_word(symbol: char) -> bool {
+    match symbol {
+        '0'..='9' | 'a'..='z' | 'A'..='Z' => true,
+        other => matches(&WORD, r"^[\p{S}\p{L}]$", other.encode_utf8(&mut [0; 4])),
+    }
 }
 
 fn is_label(text: &str) -> bool {

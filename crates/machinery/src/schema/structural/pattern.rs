@@ -8,10 +8,15 @@ const SIZE_LIMIT: usize = 1 << 20;
 
 /// Compiles an expression that is written for Go.
 pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&translate(pattern)).size_limit(SIZE_LIMIT).nest_limit(250).build().map_err(|error| {
-        let text = error.to_string();
-        text.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned()
-    })
+    RegexBuilder::new(&translate(pattern))
+        .size_limit(SIZE_LIMIT)
+        .dfa_size_limit(SIZE_LIMIT)
+        .nest_limit(250)
+        .build()
+        .map_err(|error| {
+            let text = error.to_string();
+            text.lines().last().unwrap_or("").trim_start_matches("error: ").to_owned()
+        })
 }
 
 fn translate(pattern: &str) -> String {
