@@ -1,7 +1,9 @@
 //! Makes the generated, committed files of the workspace from the pinned upstream inputs.
 //!
-//! `cargo xtask test` runs the whole suite; `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`.
+//! `cargo xtask test` runs the whole suite; `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`,
+//! `cargo xtask reference` the tables of gates and flags in `crates/base`.
 
+mod reference;
 mod schema;
 mod suite;
 
@@ -18,7 +20,8 @@ fn main() -> anyhow::Result<()> {
             let out = root.join("crates/machinery/src/schema/table.bin");
             std::fs::write(&out, &table).with_context(|| format!("writing {}", out.display()))
         }
+        Some("reference") => reference::generate(&upstream, &root),
         Some("test") => suite::run(&root, &std::env::args().skip(2).collect::<Vec<_>>()),
-        other => bail!("usage: cargo xtask test|schema (got {other:?})"),
+        other => bail!("usage: cargo xtask test|schema|reference (got {other:?})"),
     }
 }
