@@ -21,6 +21,7 @@ pub mod answer;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod crd;
 pub mod discovery;
 pub mod fairness;
 pub mod front;

@@ -14,6 +14,7 @@ use crate::admission::Plugin;
 use crate::authn::{self, AnonymousAccess, Authenticator, service_account::ServiceAccounts, token_file::TokenFile};
 use crate::authz::{Authorizer, Chain, node::NodeAuthorizer, rbac::Rbac};
 use crate::bootstrap;
+use crate::crd;
 use crate::front::{self, Front};
 use crate::kinds::{Resource, builtin};
 use crate::metrics::Metrics;
@@ -89,6 +90,9 @@ pub enum ServerError {
     /// The objects of a new cluster could not be written.
     #[error("cannot write the objects that a cluster begins with: {0}")]
     Bootstrap(ApiError),
+    /// Stored definitions of custom resources cannot be read.
+    #[error("cannot serve the custom resources: {0}")]
+    Definitions(ApiError),
     /// `--runtime-config` names something that is not known.
     #[error("--runtime-config: {0:?} is no group and version that this server knows")]
     RuntimeConfig(String),
@@ -101,6 +105,7 @@ pub struct ApiServer {
     health: Arc<Health>,
     server: Server,
     address: SocketAddr,
+    definitions: crd::Reconciler,
 }
 
 /// Which versions `--runtime-config` turns on and off (`resourceconfig.MergeAPIResourceConfigs`: `api/all` first, then
@@ -155,6 +160,7 @@ impl ApiServer {
         )?;
         let mut resources = builtin::resources();
         apply_runtime_config(&mut resources, &config.runtime_config)?;
+        crd::complete(&mut resources);
         let clock = Arc::clone(&config.clock);
         let store = Arc::clone(&config.store);
         let registry = Registry::start(store, resources, config.limits, Arc::clone(&clock), supervisor).await?;
@@ -181,6 +187,8 @@ impl ApiServer {
             now: wire::rfc3339(clock.wall()),
         };
         registry.bootstrap(bootstrap::desired(&settings)).await.map_err(ServerError::Bootstrap)?;
+        let mut definitions = crd::Reconciler::new(Arc::clone(&registry));
+        definitions.reconcile().await.map_err(ServerError::Definitions)?;
         let rbac = Arc::new(Rbac::new(Arc::clone(&registry) as _));
         let node = Arc::new(NodeAuthorizer::new(Arc::clone(&registry) as _));
         let authorizer: Arc<dyn Authorizer> = Arc::new(Chain::standard(node, Arc::clone(&rbac)));
@@ -204,7 +212,7 @@ impl ApiServer {
         };
         let front = Front::new(parts, config.front);
         let server = Server::tls(listener, tls, Arc::clone(&front) as _, config.connections, clock);
-        Ok(Self { registry, front, health, server, address })
+        Ok(Self { registry, front, health, server, address, definitions })
     }
 
     /// Where it listens.
@@ -227,6 +235,7 @@ impl ApiServer {
     /// Serves until the supervisor ends.
     pub fn spawn(self, supervisor: &Supervisor) {
         let ready = self.health.add_readiness("poststarthook/start-apiextensions-controllers", Part::Ready);
+        self.definitions.spawn(supervisor);
         ready.set();
         self.server.spawn(supervisor, "api server");
     }

@@ -8,6 +8,8 @@
 
 mod documents;
 
+pub(crate) use documents::version_order;
+
 use crate::answer;
 use crate::front::ApiRequest;
 use crate::registry::negotiate::{self, Offer};

@@ -74,6 +74,20 @@ enum Step {
 impl Registry {
     /// Deletes one object.
     pub(super) async fn delete(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        self.delete_when(write, options, true).await
+    }
+
+    /// The same without admission, for what follows from a delete that was admitted.
+    pub(super) async fn delete_unasked(&self, write: &Write<'_>, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        self.delete_when(write, options, false).await
+    }
+
+    async fn delete_when(
+        &self,
+        write: &Write<'_>,
+        options: &DeleteOptions,
+        admission: bool,
+    ) -> Result<Deleted, ApiError> {
         let scope = write.scope;
         let codec = scope.cache.codec();
         let key = scope.key(write.namespace, write.name);
@@ -96,8 +110,10 @@ impl Registry {
                 options: write.options.clone(),
                 warnings: Vec::new(),
             };
-            self.admit(&mut attributes).await?;
-            self.validate(&attributes).await?;
+            if admission {
+                self.admit(&mut attributes).await?;
+                self.validate(&attributes).await?;
+            }
             match decide(scope, options, &tree, &write.context.now) {
                 Step::Nothing => return Ok(Deleted::Pending(current)),
                 Step::Mark(object) => {

@@ -1,9 +1,13 @@
 //! What admission, authorizers and allocators read and change: the caches themselves, past the pipeline.
 
+use super::create::Write;
+use super::delete::Deleted;
 use super::respond::Scope;
 use super::{Registry, meta, store_error, wire};
 use crate::admission::Reader;
 use crate::bootstrap::{self, Desired};
+use crate::request::RequestContext;
+use crate::request::options::DeleteOptions;
 use skiff_machinery::{ApiError, GroupResource, Value};
 use skiff_store::{Compare, Condition, Op, Ordering, Txn};
 use std::collections::BTreeMap;
@@ -80,6 +84,97 @@ impl Reader for Registry {
                 }
                 if self.put(&entry, current.revision(), 0).await? {
                     return entry.tree(scope.cache.codec());
+                }
+            }
+        })
+    }
+}
+
+impl Registry {
+    /// Time.
+    pub(crate) fn clock(&self) -> &skiff_base::clock::SharedClock {
+        &self.clock
+    }
+    /// The wall clock as objects show it.
+    pub(crate) fn now(&self) -> String {
+        wire::rfc3339(self.clock.wall())
+    }
+
+    /// Marks or deletes every object of a kind, past the pipeline, finalizers respected; how many are left.
+    pub(crate) async fn delete_all(&self, resource: &GroupResource) -> Result<usize, ApiError> {
+        let Some(scope) = self.scope_of(resource) else { return Ok(0) };
+        self.barrier().await?;
+        let snapshot = scope.cache.snapshot(self.feed.applied());
+        let context = RequestContext { user: Arc::default(), info: Arc::default(), dry_run: false, now: self.now() };
+        let mut left = 0;
+        for entry in snapshot.range(scope.cache.prefix(), scope.cache.prefix()) {
+            let write = Write {
+                scope: &scope,
+                context: &context,
+                namespace: entry.namespace(),
+                name: entry.name(),
+                subresource: "",
+                strategy: &*scope.resource.strategy,
+                options: None,
+            };
+            match self.delete_unasked(&write, &DeleteOptions::default()).await {
+                Ok(Deleted::Pending(_)) => left += 1,
+                Ok(Deleted::Gone(_)) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left)
+    }
+
+    /// Deletes an object that is marked and has no finalizers left.
+    pub(crate) async fn remove_finished(&self, resource: &GroupResource, name: &str) -> Result<(), ApiError> {
+        let Some(scope) = self.scope_of(resource) else { return Ok(()) };
+        self.barrier().await?;
+        let key = scope.key("", name);
+        let Some(entry) = scope.cache.get(&key) else { return Ok(()) };
+        let tree = entry.tree(scope.cache.codec())?;
+        let finished = !meta::text(&tree, "deletionTimestamp").is_empty() && meta::finalizers(&tree).next().is_none();
+        if finished {
+            // Somebody who was faster leaves it to the next look.
+            self.remove(key, entry.revision()).await?;
+        }
+        Ok(())
+    }
+
+    fn create<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        mut object: Value,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        Box::pin(async move {
+            let name = meta::text(&object, "name").to_owned();
+            let scope = self.scope_of(resource).ok_or_else(|| ApiError::not_found(resource, &name))?;
+            let key = scope.key(meta::text(&object, "namespace"), &name);
+            meta::fill_system_fields(&mut object, &wire::rfc3339(self.clock.wall()));
+            let entry = Arc::new(self.prepare(&scope, key, object));
+            if self.put(&entry, 0, 0).await? {
+                return entry.tree(scope.cache.codec());
+            }
+            Err(ApiError::already_exists(resource, &name))
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+        Box::pin(async move {
+            let not_found = || ApiError::not_found(resource, name);
+            let scope = self.scope_of(resource).ok_or_else(not_found)?;
+            let key = scope.key(namespace, name);
+            loop {
+                self.barrier().await?;
+                let current = scope.cache.get(&key).ok_or_else(not_found)?;
+                if self.remove(key.clone(), current.revision()).await?.is_some() {
+                    return Ok(());
                 }
             }
         })

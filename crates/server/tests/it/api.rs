@@ -93,10 +93,10 @@ impl Api {
 
     pub(crate) async fn over(store: Arc<dyn Store>, limits: Limits) -> Self {
         let supervisor = Supervisor::new("test");
+        let mut resources = builtin::resources();
+        skiff_server::crd::complete(&mut resources);
         let registry =
-            Registry::start(Arc::clone(&store), builtin::resources(), limits, SystemClock::shared(), &supervisor)
-                .await
-                .unwrap();
+            Registry::start(Arc::clone(&store), resources, limits, SystemClock::shared(), &supervisor).await.unwrap();
         Self { registry, store, supervisor }
     }
 

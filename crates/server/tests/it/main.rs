@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod api;
+mod custom;
 mod front;
 mod kubectl;
 mod verbs;
