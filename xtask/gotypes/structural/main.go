@@ -20,6 +20,7 @@ import (
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,6 +34,9 @@ type testCase struct {
 	Pruned       []string        `json:"pruned,omitempty"`
 	Result       json.RawMessage `json:"result,omitempty"`
 	Errors       []string        `json:"errors,omitempty"`
+	// What reading metadata says: an error, or paths of unknown fields.
+	MetaError   string   `json:"meta_error,omitempty"`
+	MetaUnknown []string `json:"meta_unknown,omitempty"`
 }
 
 func main() {
@@ -41,7 +45,7 @@ func main() {
 	for lines.Scan() {
 		var c testCase
 		check(json.Unmarshal(lines.Bytes(), &c))
-		c.SchemaErrors, c.Pruned, c.Result, c.Errors = nil, nil, nil, nil
+		c = testCase{Schema: c.Schema, Object: c.Object}
 		run(&c)
 		var buffer bytes.Buffer
 		encoder := json.NewEncoder(&buffer)
@@ -70,6 +74,13 @@ func run(c *testCase) {
 	sort.Strings(c.SchemaErrors)
 	var object map[string]interface{}
 	check(kjson.UnmarshalCaseSensitivePreserveInts(c.Object, &object))
+	coercion := objectmeta.CoerceOptions{ReturnUnknownFieldPaths: true}
+	fault, unknown := objectmeta.CoerceWithOptions(nil, object, structural, true, coercion)
+	if fault != nil {
+		c.MetaError = fault.Error()
+		return
+	}
+	c.MetaUnknown = unknown
 	c.Pruned = pruning.PruneWithOptions(object, structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})
 	defaulting.Default(object, structural)
 	defaulting.PruneNonNullableNullsWithoutDefaults(object, structural)
@@ -78,6 +89,9 @@ func run(c *testCase) {
 	validator, _, err := validation.NewSchemaValidator(&internal)
 	check(err)
 	for _, each := range validation.ValidateCustomResource(nil, object, validator) {
+		c.Errors = append(c.Errors, each.Error())
+	}
+	for _, each := range objectmeta.Validate(nil, object, structural, false) {
 		c.Errors = append(c.Errors, each.Error())
 	}
 	for _, each := range listtype.ValidateListSetsAndMaps(nil, structural, object) {

@@ -97,7 +97,8 @@ fn metadata_of_custom_resources_is_read_as_metadata() {
     assert_eq!(json::to_string(&object), r#"{"metadata":{"labels":{"x":""},"name":"a"},"spec":{}}"#);
     let mut wrong = json::from_str(r#"{"metadata":{"name":5}}"#).unwrap();
     let error = coerce_metadata(&mut wrong, FieldValidation::Warn).unwrap_err().to_string();
-    assert_eq!(error, "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.name of type string");
+    let expected = r#"metadata: Invalid value: {"name":5}: json: cannot unmarshal number into Go struct field ObjectMeta.name of type string"#;
+    assert_eq!(error, expected);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Custom resources: the structural schema of a `CustomResourceDefinition`, and what is done with it.
 //!
 //! A schema is parsed once, when its definition is accepted ([`Structural::parse`]), and then used for each object in
-//! upstream's order: [`coerce_metadata`], [`Structural::prune`], [`Structural::default`], [`Structural::validate`].
+//! upstream's order: [`coerce_metadata`] and [`Structural::coerce_embedded`], [`Structural::prune`], [`Structural::default`], [`Structural::validate`].
 //! [`Structural::to_type`] gives the same schema as a [`Type`](super::Type), for patches and apply.
 //!
 //! Mirrors `k8s.io/apiextensions-apiserver/pkg/apiserver/schema` (`convert.go`, `pruning`, `defaulting`, `listtype`),
@@ -13,6 +13,7 @@
 
 mod check;
 mod defaulting;
+mod embedded;
 mod format;
 mod parse;
 mod pattern;
@@ -21,7 +22,7 @@ mod to_type;
 mod validate;
 
 pub use check::check;
-pub use prune::coerce_metadata;
+pub use embedded::coerce_metadata;
 
 use crate::schema::ListKind;
 use crate::value::{Name, Value};
@@ -87,6 +88,8 @@ struct Node {
     not: Option<Box<Node>>,
     /// How many rules in CEL stand at this level.
     rules: usize,
+    /// At the root: whether anything below is an embedded resource.
+    embeds: bool,
 }
 
 /// What a value must keep to.

@@ -14,7 +14,8 @@ impl Structural {
     /// that make the schema unusable; [`check`](super::check) finds what upstream forbids besides.
     pub fn parse(schema: &Value, path: &FieldPath<'_>) -> Result<Self, ErrorList> {
         let mut errors = ErrorList::new();
-        let node = node(schema, path, 0, &mut errors);
+        let mut node = node(schema, path, 0, &mut errors);
+        node.embeds = node.has_embedded();
         if errors.is_empty() { Ok(Self(node.into())) } else { Err(errors) }
     }
 }
@@ -75,6 +76,7 @@ fn node(schema: &Value, path: &FieldPath<'_>, level: usize, errors: &mut ErrorLi
         any_of: children("anyOf", errors),
         one_of: children("oneOf", errors),
         not: child("not", errors),
+        embeds: false,
         rules: map.get("x-kubernetes-validations").and_then(Value::as_array).map_or(0, <[Value]>::len),
     }
 }

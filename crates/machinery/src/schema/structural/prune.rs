@@ -1,8 +1,6 @@
 //! Dropping what the schema does not know (`pkg/apiserver/schema/pruning/algorithm.go`).
 
 use super::{META_FIELDS, Node, Structural};
-use crate::codec::{DecodeError, FieldValidation, retype};
-use crate::schema::builtin;
 use crate::value::{Map, Value};
 use std::fmt::Write;
 
@@ -79,18 +77,4 @@ impl Pruner {
             kept
         });
     }
-}
-
-/// Reads `metadata` of a custom resource over its built-in type: unknown fields are dropped and reported, wrong types
-/// refused (`pkg/apiserver/schema/objectmeta/coerce.go`).
-pub fn coerce_metadata(object: &mut Value, validation: FieldValidation) -> Result<Vec<String>, DecodeError> {
-    let Some(metadata) = object.as_object_mut().and_then(|map| map.remove("metadata")) else { return Ok(Vec::new()) };
-    let ty = builtin::by_kind("meta.k8s.io", "v1", "PartialObjectMetadata").expect("a kind of the table");
-    let wrapped = Value::Object([("metadata", metadata)].into_iter().collect());
-    let mut decoded = retype(&wrapped, ty, validation)?;
-    let metadata = decoded.value.as_object_mut().and_then(|map| map.remove("metadata"));
-    if let Some(map) = object.as_object_mut() {
-        map.insert("metadata", metadata.unwrap_or_else(|| Value::Object(Map::new())));
-    }
-    Ok(decoded.warnings)
 }

@@ -1,7 +1,7 @@
 //! Checking values (`k8s.io/kube-openapi/pkg/validation/validate`, whose results
 //! `apiextensions-apiserver/pkg/apiserver/validation/validation.go` turns into field errors).
 
-use super::{Additional, JsonType, Limits, Node, Structural, format};
+use super::{Additional, JsonType, Limits, Node, Structural, embedded, format};
 use crate::codec::json;
 use crate::codec::scalar::go_float;
 use crate::error::{ErrorList, FieldError};
@@ -15,6 +15,9 @@ impl Structural {
     pub fn validate(&self, object: &Value) -> ErrorList {
         let mut found = Findings::default();
         found.value("", object, &self.0);
+        if self.0.embeds {
+            embedded::type_meta(object, &self.0, "", &mut found.errors);
+        }
         lists("", object, &self.0, &mut found.errors);
         found.errors
     }
