@@ -1,5 +1,7 @@
 //! The binary: options to one validated configuration, then build, spawn, serve, drain. No logic of its own.
 
+mod control;
+mod inprocess;
 mod server;
 
 use clap::{Parser, Subcommand};

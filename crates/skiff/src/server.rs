@@ -1,8 +1,9 @@
 //! `skiff server`: flags to [`ServerConfig`], then the API server over the embedded store.
 //!
-//! Not here yet: the node agent, scheduler, controllers and proxy beside it (`--disable-agent` is therefore needed);
-//! configuration files.
+//! Not here yet: configuration files; running one component alone.
 
+use crate::control::{self, Component};
+use crate::inprocess::Door;
 use anyhow::{Context, bail};
 use clap::Args;
 use skiff_base::clock::SystemClock;
@@ -48,6 +49,12 @@ pub(crate) struct Flags {
     /// Networks of cluster addresses of services.
     #[arg(long, default_value = "10.96.0.0/12", value_delimiter = ',')]
     service_cidr: Vec<String>,
+    /// Networks of pods; each node gets a part.
+    #[arg(long, default_value = "10.244.0.0/16", value_delimiter = ',')]
+    cluster_cidr: Vec<String>,
+    /// Components to leave out, to be run elsewhere.
+    #[arg(long, value_delimiter = ',')]
+    disable: Vec<Component>,
     /// Further API versions: `networking.k8s.io/v1beta1=true`.
     #[arg(long, value_delimiter = ',')]
     runtime_config: Vec<String>,
@@ -105,18 +112,28 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     }
     let level = std::env::var("SKIFF_LOG").unwrap_or_else(|_| "info".to_owned());
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("api").build()?;
-    runtime.block_on(serve(flags))
+    let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)? };
+    runtimes.api.block_on(serve(flags, runtimes.control.handle().clone()))
 }
 
-async fn serve(flags: Flags) -> anyhow::Result<()> {
+/// Threads by purpose: a flood of LISTs on the API's cannot make a controller miss its lease.
+struct Runtimes {
+    api: tokio::runtime::Runtime,
+    control: tokio::runtime::Runtime,
+}
+
+fn runtime(name: &'static str, threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().thread_name(name).build()
+}
+
+async fn serve(flags: Flags, control_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let supervisor = Supervisor::new("server");
     let node_name = flags.node_name.unwrap_or_else(host_name);
     let advertise = flags.advertise_address.unwrap_or_else(default_address);
     let service_ip = first_address(&flags.service_cidr[0])?;
     let names = ServerNames {
-        node_name,
+        node_name: node_name.clone(),
         cluster_domain: "cluster.local".to_owned(),
         service_ip,
         addresses: vec![advertise],
@@ -155,7 +172,16 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     };
     let server = ApiServer::build(config, &supervisor).await?;
     let address = server.address();
+    let door = Door::new(Arc::clone(server.front()) as _);
     server.spawn(&supervisor);
+    let identity = control::identity(&flags.data_dir, &node_name)?;
+    let control_tasks = Supervisor::on("control", control_threads, supervisor.token().child_token());
+    if !flags.disable.contains(&Component::KubeScheduler) {
+        control::spawn_scheduler(&door, &identity, &clock, &control_tasks);
+    }
+    if !flags.disable.contains(&Component::KubeControllerManager) {
+        control::spawn_controllers(&door, &identity, &pki.ca, &flags.cluster_cidr, &clock, &control_tasks)?;
+    }
     let reached =
         if flags.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { flags.bind_address };
     let url = format!("https://{}", SocketAddr::new(reached, address.port()));
@@ -167,7 +193,11 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     }
     tracing::info!("shutting down");
     let late = tokio::select! {
-        late = supervisor.shutdown(Duration::from_secs(15)) => late,
+        late = async {
+            let mut late = control_tasks.shutdown(Duration::from_secs(5)).await;
+            late.extend(supervisor.shutdown(Duration::from_secs(15)).await);
+            late
+        } => late,
         () = signalled() => Vec::new(),
     };
     if !late.is_empty() {

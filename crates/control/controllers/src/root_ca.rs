@@ -2,8 +2,8 @@
 //! (`controller/certificates/rootcacertpublisher/publisher.go`).
 
 use crate::context::{Context, Informers, SyncResult, run_workers, tools};
+use skiff_client::WriteOptions;
 use skiff_client::informer::ObjectKey;
-use skiff_client::{Patch, WriteOptions};
 use skiff_machinery::{Map, Value, object};
 use std::sync::Arc;
 
@@ -44,12 +44,14 @@ pub fn spawn(context: &Context, informers: &mut Informers, root_ca: Arc<str>) {
                 None => api.create(&wanted(&key.name, &root_ca), &WriteOptions::default()).await,
                 Some(map) if is_current(&map.value, &root_ca) => return done(),
                 // Replaced as a whole: keys that somebody added go.
-                Some(_) => {
-                    let patch = object! {
-                        "metadata": object! { "annotations": annotations() },
-                        "data": object! { "$patch": "replace", "ca.crt": &*root_ca },
-                    };
-                    api.patch(NAME, "", &Patch::Strategic(&patch), &WriteOptions::default()).await
+                Some(map) => {
+                    let mut updated = (*map.value.0).clone();
+                    let wanted = wanted(&key.name, &root_ca);
+                    if let Some(tree) = updated.as_object_mut() {
+                        tree.insert("data", wanted.get("data").cloned().unwrap_or_default());
+                        tree.object_mut("metadata").object_mut("annotations").insert(DESCRIPTION, TEXT);
+                    }
+                    api.replace(NAME, "", &updated, &WriteOptions::default()).await
                 }
             };
             match outcome {

@@ -133,9 +133,15 @@ impl Framework {
     pub fn pre_enqueue(&self, pod: &Pod) -> Result<(), Rejection> {
         self.plugins.iter().try_for_each(|plugin| plugin.pre_enqueue(pod))
     }
-    /// Whether a change could help a pod that the plug-ins named in `rejected_by` rejected.
+    /// Whether a change could help a pod that the plug-ins named in `rejected_by` rejected. A pod that nobody rejected
+    /// found no node at all: any change may help.
     pub fn hint(&self, rejected_by: &[&'static str], pod: &Pod, change: &ClusterChange<'_>) -> bool {
-        self.plugins.iter().filter(|plugin| rejected_by.contains(&plugin.name())).any(|plugin| plugin.hint(pod, change))
+        rejected_by.is_empty()
+            || self
+                .plugins
+                .iter()
+                .filter(|plugin| rejected_by.contains(&plugin.name()))
+                .any(|plugin| plugin.hint(pod, change))
     }
 }
 

@@ -25,6 +25,7 @@ pub mod names;
 pub mod node;
 mod objects;
 pub mod pod;
+pub mod server;
 pub mod shared;
 pub mod source;
 pub mod volumes;

@@ -103,11 +103,13 @@ pub(super) async fn sync_history(controller: &Controller, owner: &Owner<'_>) -> 
             let ours =
                 taken.as_ref().and_then(controller_of).is_some_and(|known| known.str_at(&["uid"]) == owner.uid());
             if !ours {
-                let patch = object! {
-                    "status": object! { "collisionCount": int_at(owner.tree, &["status", "collisionCount"], 0) + 1 },
-                };
+                let mut updated = owner.tree.clone();
+                if let Some(map) = updated.as_object_mut() {
+                    let count = int_at(owner.tree, &["status", "collisionCount"], 0) + 1;
+                    map.object_mut("status").insert("collisionCount", count);
+                }
                 let sets = controller.client.namespaced("apps", "v1", "daemonsets", owner.namespace());
-                sets.patch(owner.name(), "status", &skiff_client::Patch::Merge(&patch), &options).await?;
+                sets.replace(owner.name(), "status", &updated, &options).await?;
             }
             Err(error.into())
         }

@@ -19,8 +19,8 @@ use skiff_client::events::{EventType, Recorder};
 use skiff_client::informer::{Delta, ObjectKey};
 use skiff_client::leader::time;
 use skiff_client::{Client, ClientError, Patch, Store, Tree, WorkQueue, WriteOptions};
+use skiff_machinery::Value;
 use skiff_machinery::selector::Selector;
-use skiff_machinery::{Map, Value, object};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,9 +237,12 @@ impl Controller {
             return Ok(());
         }
         let count = int_at(owner.tree, &["status", "collisionCount"], 0) + 1;
-        let patch = object! { "status": object! { "collisionCount": count } };
+        let mut updated = owner.tree.clone();
+        if let Some(map) = updated.as_object_mut() {
+            map.object_mut("status").insert("collisionCount", count);
+        }
         let deployments = self.client.namespaced("apps", "v1", "deployments", owner.namespace());
-        deployments.patch(owner.name(), "status", &Patch::Merge(&patch), &WriteOptions::default()).await?;
+        deployments.replace(owner.name(), "status", &updated, &WriteOptions::default()).await?;
         Ok(())
     }
 
@@ -247,11 +250,13 @@ impl Controller {
         if owner.tree.str_at(&["metadata", "annotations", revision::REVISION]) == revision {
             return Ok(());
         }
-        let mut annotations = Map::new();
-        annotations.insert(revision::REVISION, revision);
-        let patch = object! { "metadata": object! { "annotations": annotations } };
+        // The controller's role grants updates of deployments and no patches.
+        let mut updated = owner.tree.clone();
+        if let Some(map) = updated.as_object_mut() {
+            map.object_mut("metadata").object_mut("annotations").insert(revision::REVISION, revision);
+        }
         let api = self.client.namespaced("apps", "v1", "deployments", owner.namespace());
-        let written = api.patch(owner.name(), "", &Patch::Merge(&patch), &WriteOptions::default()).await?;
+        let written = api.replace(owner.name(), "", &updated, &WriteOptions::default()).await?;
         self.deployments.wait_for(&ObjectKey::new(owner.namespace(), owner.name()), &written).await;
         Ok(())
     }
