@@ -1,6 +1,7 @@
 //! A few seconds of deterministic fuzzing for every run: files of upstream (or a pod of our own) with bytes changed,
 //! cut, repeated and swapped. The same properties as the targets in `fuzz/`, which run for hours.
 
+use crate::hostile::processor_time;
 use crate::roundtrip::fixtures;
 use skiff_machinery::codec::{FieldValidation, json, protobuf, yaml};
 use skiff_machinery::schema::{StructType, builtin};
@@ -90,13 +91,14 @@ fn smoke(extension: &str, mut property: impl FnMut(&'static StructType, &[u8])) 
     while start.elapsed() < SPAN {
         let (ty, input) = &corpus[random.below(corpus.len())];
         let mutant = mutate(&mut random, input);
-        let before = Instant::now();
+        let before = processor_time();
         property(ty, &mutant);
-        assert!(before.elapsed() < Duration::from_secs(2), "slow on {:?}", mutant.escape_ascii().to_string());
+        let used = processor_time() - before;
+        assert!(used < Duration::from_secs(2), "slow on {:?}", mutant.escape_ascii().to_string());
         tried += 1;
     }
     println!("{extension}: {tried} mutants");
-    assert!(tried > 100);
+    assert!(tried > 20);
 }
 
 #[test]
