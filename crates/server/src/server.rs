@@ -7,6 +7,7 @@
 
 mod actions;
 mod api;
+mod kubelet;
 
 pub use api::Api;
 
@@ -16,6 +17,7 @@ use crate::authz::{Authorizer, Chain, node::NodeAuthorizer, rbac::Rbac};
 use crate::bootstrap;
 use crate::crd;
 use crate::front::{self, Front};
+use crate::kinds::core::{allocator::ServiceAllocator, ranges::PortRange};
 use crate::kinds::{Resource, builtin};
 use crate::metrics::Metrics;
 use crate::registry::{Limits, Registry, cache::FeedError, wire};
@@ -147,7 +149,7 @@ impl ApiServer {
     pub async fn build(config: ServerConfig, supervisor: &Supervisor) -> Result<Self, ServerError> {
         let listener = skiff_net::server::bind(config.listen)?;
         let address = listener.local_addr().map_err(ServerError::Address)?;
-        let pki = &config.pki;
+        let pki = config.pki.clone();
         let identity = Identity::from_pem(pki.apiserver.certificate.as_bytes(), pki.apiserver.key.as_bytes())?;
         let tls = skiff_net::tls::server_config(identity, Some(pki.ca.as_bytes()), true)?;
         let client_ca = ClientTrust::from_pem(pki.ca.as_bytes())?;
@@ -192,6 +194,9 @@ impl ApiServer {
         let rbac = Arc::new(Rbac::new(Arc::clone(&registry) as _));
         let node = Arc::new(NodeAuthorizer::new(Arc::clone(&registry) as _));
         let authorizer: Arc<dyn Authorizer> = Arc::new(Chain::standard(node, Arc::clone(&rbac)));
+        let services = ServiceAllocator::new(Arc::clone(&registry) as _, PortRange::default());
+        services.repair().await.map_err(ServerError::Bootstrap)?;
+        registry.set_hooks(vec![(skiff_machinery::GroupResource::new("", "services"), Arc::new(services))]);
         registry.set_admission((config.admission)(&registry));
         let deciders = actions::Deciders {
             authenticator: Arc::clone(&authenticator),
@@ -199,7 +204,9 @@ impl ApiServer {
             rbac,
             clock: Arc::clone(&clock),
         };
-        registry.set_actions(actions::actions(Arc::new(deciders)));
+        let mut actions = actions::actions(Arc::new(deciders));
+        kubelet::add(&mut actions, Arc::clone(&registry), &pki, supervisor)?;
+        registry.set_actions(actions);
         let health = Arc::new(Health::new());
         let told = SocketAddr::new(config.advertise_address, address.port()).to_string();
         let parts = front::Parts {

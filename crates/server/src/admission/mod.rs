@@ -88,4 +88,18 @@ pub trait Reader: Send + Sync {
         name: &'a str,
         change: Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>,
     ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>>;
+    /// Creates an object in the storage version, past admission and strategy: what allocators hold. `AlreadyExists` when
+    /// it is there.
+    fn create<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        object: Value,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>>;
+    /// Removes an object at once, past admission, finalizers and grace: what allocators give back.
+    fn delete<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>>;
 }

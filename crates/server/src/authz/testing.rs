@@ -72,4 +72,27 @@ impl Reader for Fake {
         });
         Box::pin(std::future::ready(outcome))
     }
+    fn create<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        object: Value,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        let (namespace, name) = (object.str_at(&["metadata", "namespace"]), object.str_at(&["metadata", "name"]));
+        let outcome = match self.get(resource, namespace, name) {
+            Some(_) => Err(ApiError::already_exists(resource, name)),
+            None => {
+                self.put(resource, object.clone());
+                Ok(Arc::new(object))
+            }
+        };
+        Box::pin(std::future::ready(outcome))
+    }
+    fn delete<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        _namespace: &'a str,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+        Box::pin(std::future::ready(Err(ApiError::internal(format!("{resource} {name}: this fake deletes nothing")))))
+    }
 }

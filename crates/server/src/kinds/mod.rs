@@ -7,7 +7,7 @@ pub mod builtin;
 pub(crate) mod check;
 mod columns;
 mod convert;
-pub(crate) mod core;
+pub mod core;
 mod defaults;
 mod fields;
 mod names;

@@ -8,7 +8,7 @@ use super::managed::{self, Writer};
 use super::respond::Scope;
 use super::{Registry, meta, store_error};
 use crate::admission::{Attributes, Operation};
-use crate::kinds::Strategy;
+use crate::kinds::{Reservation, Strategy, WriteHooks};
 use crate::request::RequestContext;
 use skiff_machinery::{ApiError, ErrorList, Reason, Value};
 use std::sync::Arc;
@@ -115,16 +115,25 @@ impl Registry {
             if let Some(base) = &generated {
                 meta::metadata_mut(&mut object).insert("name", meta::generate_name(base));
             }
-            self.validate_new(write, &object)?;
-            if attempt == 1 {
-                warnings.extend(strategy.warnings(context, &object, None));
-                warnings.extend(scope.resource.warning.map(str::to_owned));
+            let reservation = match self.hooks(write) {
+                Some(hooks) => Some(hooks.begin_create(context, &mut object).await?),
+                None => None,
+            };
+            let stored = async {
+                self.validate_new(write, &object)?;
+                if attempt == 1 {
+                    warnings.extend(strategy.warnings(context, &object, None));
+                    warnings.extend(scope.resource.warning.map(str::to_owned));
+                }
+                attributes.object = Some(object);
+                self.validate(&attributes).await?;
+                warnings.append(&mut attributes.warnings);
+                let object = attributes.object.take().unwrap_or_default();
+                self.insert(write, object).await
             }
-            attributes.object = Some(object);
-            self.validate(&attributes).await?;
-            warnings.append(&mut attributes.warnings);
-            let object = attributes.object.take().unwrap_or_default();
-            match self.insert(write, object).await? {
+            .await;
+            settle(reservation, matches!(stored, Ok(Some(_))) && !context.dry_run).await;
+            match stored? {
                 Some(entry) => return Ok(Written { entry, created: true, warnings }),
                 None if attempt < attempts => {}
                 None => break,
@@ -132,6 +141,12 @@ impl Registry {
         }
         let name = generated.as_deref().unwrap_or_else(|| meta::text(&object, "name"));
         Err(ApiError::already_exists(&scope.resource.name, name))
+    }
+
+    /// The hooks of a main resource, when it has any.
+    pub(super) fn hooks(&self, write: &Write<'_>) -> Option<&Arc<dyn WriteHooks>> {
+        let all = self.hooks.get().filter(|_| write.subresource.is_empty())?;
+        all.iter().find(|(resource, _)| *resource == write.scope.resource.name).map(|(_, hooks)| hooks)
     }
 
     fn validate_new(&self, write: &Write<'_>, object: &Value) -> Result<(), ApiError> {
@@ -164,6 +179,15 @@ impl Registry {
             0
         };
         Ok(self.put(&entry, 0, lease).await?.then_some(entry))
+    }
+}
+
+/// Ends a reservation by whether the object was stored.
+pub(super) async fn settle(reservation: Option<Box<dyn Reservation>>, stored: bool) {
+    match reservation {
+        Some(reservation) if stored => reservation.commit().await,
+        Some(reservation) => reservation.roll_back().await,
+        None => {}
     }
 }
 

@@ -131,6 +131,9 @@ impl Registry {
                 }
                 Step::Remove => {
                     if write.context.dry_run || self.remove(key.clone(), current.revision()).await?.is_some() {
+                        if let Some(hooks) = self.hooks(write) {
+                            hooks.after_delete(write.context, &tree).await;
+                        }
                         return Ok(Deleted::Gone(current));
                     }
                 }

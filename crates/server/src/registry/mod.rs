@@ -48,7 +48,7 @@ pub use resources::Resources;
 pub(crate) use respond::tree as tree_answer;
 
 use crate::admission::Plugin;
-use crate::kinds::Resource;
+use crate::kinds::{Resource, WriteHooks};
 use arc_swap::ArcSwap;
 use cache::{Cache, Codec, Feed, FeedError, Ledger};
 use skiff_base::clock::SharedClock;
@@ -91,6 +91,8 @@ pub struct Registry {
     /// In upstream's order; set once, because plug-ins read the registry.
     admission: OnceLock<Vec<Arc<dyn Plugin>>>,
     actions: OnceLock<action::Actions>,
+    /// What writes of a resource take and give back; set once, because allocators read the registry.
+    hooks: OnceLock<Vec<(skiff_machinery::GroupResource, Arc<dyn WriteHooks>)>>,
     pub(crate) clock: SharedClock,
     pub(crate) supervisor: Supervisor,
     limits: Limits,
@@ -121,6 +123,7 @@ impl Registry {
             resources: ArcSwap::from_pointee(resources),
             admission: OnceLock::new(),
             actions: OnceLock::new(),
+            hooks: OnceLock::new(),
             clock,
             supervisor: supervisor.clone(),
             limits,
@@ -153,6 +156,13 @@ impl Registry {
     pub fn set_actions(&self, actions: action::Actions) {
         if self.actions.set(actions).is_err() {
             tracing::error!("actions were set twice; the first ones stay");
+        }
+    }
+
+    /// Sets the hooks around writes of some resources, once, before the first write.
+    pub fn set_hooks(&self, hooks: Vec<(skiff_machinery::GroupResource, Arc<dyn WriteHooks>)>) {
+        if self.hooks.set(hooks).is_err() {
+            tracing::error!("write hooks were set twice; the first ones stay");
         }
     }
 

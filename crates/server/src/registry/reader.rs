@@ -88,6 +88,44 @@ impl Reader for Registry {
             }
         })
     }
+
+    fn create<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        mut object: Value,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        Box::pin(async move {
+            let name = meta::text(&object, "name").to_owned();
+            let scope = self.scope_of(resource).ok_or_else(|| ApiError::not_found(resource, &name))?;
+            let key = scope.key(meta::text(&object, "namespace"), &name);
+            meta::fill_system_fields(&mut object, &wire::rfc3339(self.clock.wall()));
+            let entry = Arc::new(self.prepare(&scope, key, object));
+            if self.put(&entry, 0, 0).await? {
+                return entry.tree(scope.cache.codec());
+            }
+            Err(ApiError::already_exists(resource, &name))
+        })
+    }
+
+    fn delete<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+        Box::pin(async move {
+            let not_found = || ApiError::not_found(resource, name);
+            let scope = self.scope_of(resource).ok_or_else(not_found)?;
+            let key = scope.key(namespace, name);
+            loop {
+                self.barrier().await?;
+                let current = scope.cache.get(&key).ok_or_else(not_found)?;
+                if self.remove(key.clone(), current.revision()).await?.is_some() {
+                    return Ok(());
+                }
+            }
+        })
+    }
 }
 
 impl Registry {
@@ -140,44 +178,6 @@ impl Registry {
             self.remove(key, entry.revision()).await?;
         }
         Ok(())
-    }
-
-    fn create<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        mut object: Value,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
-        Box::pin(async move {
-            let name = meta::text(&object, "name").to_owned();
-            let scope = self.scope_of(resource).ok_or_else(|| ApiError::not_found(resource, &name))?;
-            let key = scope.key(meta::text(&object, "namespace"), &name);
-            meta::fill_system_fields(&mut object, &wire::rfc3339(self.clock.wall()));
-            let entry = Arc::new(self.prepare(&scope, key, object));
-            if self.put(&entry, 0, 0).await? {
-                return entry.tree(scope.cache.codec());
-            }
-            Err(ApiError::already_exists(resource, &name))
-        })
-    }
-
-    fn delete<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
-        Box::pin(async move {
-            let not_found = || ApiError::not_found(resource, name);
-            let scope = self.scope_of(resource).ok_or_else(not_found)?;
-            let key = scope.key(namespace, name);
-            loop {
-                self.barrier().await?;
-                let current = scope.cache.get(&key).ok_or_else(not_found)?;
-                if self.remove(key.clone(), current.revision()).await?.is_some() {
-                    return Ok(());
-                }
-            }
-        })
     }
 }
 

@@ -5,7 +5,7 @@
 //! somebody else is faster, everything is computed anew from what they wrote.
 
 use super::cache::Entry;
-use super::create::{DUPLICATE_OWNERS, Write, Written};
+use super::create::{DUPLICATE_OWNERS, Write, Written, settle};
 use super::{Registry, meta};
 use crate::admission::{Attributes, Operation};
 use skiff_machinery::{ApiError, ErrorList, FieldError, FieldPath, Value};
@@ -66,7 +66,7 @@ impl Registry {
         old: &Arc<Value>,
         mut object: Value,
     ) -> Result<Option<Written>, ApiError> {
-        let Write { scope, context, namespace, name, subresource, strategy, .. } = *write;
+        let Write { scope, context, namespace, name, subresource, .. } = *write;
         let uid = meta::text(&object, "uid");
         if rules.uid_is_precondition && !uid.is_empty() && uid != meta::text(old, "uid") {
             return Err(uid_conflict(write, uid, meta::text(old, "uid")));
@@ -91,6 +91,26 @@ impl Registry {
         let mut object = attributes.object.take().unwrap_or_default();
         check_revision(write, &object, current)?;
         meta::carry_over(&mut object, old);
+        let reservation = match self.hooks(write) {
+            Some(hooks) => Some(hooks.begin_update(context, &mut object, old).await?),
+            None => None,
+        };
+        let stored = self.store_update(write, current, old, attributes, object, warnings).await;
+        settle(reservation, matches!(stored, Ok(Some(_))) && !context.dry_run).await;
+        stored
+    }
+
+    /// The rest of an attempt: what the kind and validating admission say, and the write itself.
+    async fn store_update(
+        &self,
+        write: &Write<'_>,
+        current: &Arc<Entry>,
+        old: &Arc<Value>,
+        mut attributes: Attributes<'_>,
+        mut object: Value,
+        mut warnings: Vec<String>,
+    ) -> Result<Option<Written>, ApiError> {
+        let Write { scope, context, name, subresource, strategy, .. } = *write;
         strategy.prepare_for_update(context, &mut object, old);
         let mut errors: ErrorList = meta::validate_update(&object, old);
         errors.extend(strategy.validate_update(context, &object, old));

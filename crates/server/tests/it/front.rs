@@ -51,6 +51,21 @@ impl Reader for Nothing {
     ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
         Box::pin(std::future::ready(Err(ApiError::not_found(resource, name))))
     }
+    fn create<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        _: Value,
+    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        Box::pin(std::future::ready(Err(ApiError::not_found(resource, ""))))
+    }
+    fn delete<'a>(
+        &'a self,
+        resource: &'a GroupResource,
+        _: &'a str,
+        name: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+        Box::pin(std::future::ready(Err(ApiError::not_found(resource, name))))
+    }
 }
 
 /// Says who asked for what, as the filters found it.

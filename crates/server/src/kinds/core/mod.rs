@@ -1,7 +1,10 @@
 //! The core group.
 
+pub mod allocator;
 pub(crate) mod defaults;
+pub(crate) mod families;
 pub(crate) mod pod;
 pub(crate) mod prepare;
+pub mod ranges;
 pub(crate) mod service;
 pub(crate) mod service_validation;
