@@ -40,8 +40,18 @@ fn is_tag(tag: &str) -> bool {
 
 fn is_host(host: &str) -> bool {
     let (name, port) = host.rsplit_once(':').unwrap_or((host, "1"));
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'[' | b']' | b':');
-    !name.is_empty() && name.bytes().all(fits) && port.parse::<u16>().is_ok()
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let literal = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    let fits = match literal {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => name.split('.').all(label),
+    };
+    fits && port.parse::<u16>().is_ok()
 }
 
 /// Whether a text is `sha256:` and 64 hexadecimal digits: the one algorithm that is accepted.
