@@ -6,7 +6,8 @@
 //! authority without its key is used, and then only what it would have to sign is missing.
 //!
 //! Keys and kubeconfigs are written `0600`, by renaming a finished file, so a crash leaves either nothing or the whole.
-//! The files that nothing can replace (authorities, service-account key) are synced to disk before they are used.
+//! The keys that nothing can replace (authorities, service accounts) are synced to disk before they are used; what they
+//! sign can be made again, and an empty file, as power loss leaves one, counts as none.
 
 mod files;
 mod kubeconfig;
@@ -38,7 +39,7 @@ pub enum PkiError {
     /// A file cannot be read or written.
     #[error("cannot {what} {}", path.display())]
     File {
-        /// `read`, `write`, `create`.
+        /// `read`, `write`, `create`, `sync`.
         what: &'static str,
         /// Which.
         path: PathBuf,
@@ -219,10 +220,14 @@ pub fn ensure(dir: &Path, names: &ServerNames, now: SystemTime) -> Result<Pki, P
     files::create_dir(dir)?;
     let ca = authority(dir, "ca", "kubernetes", now)?;
     let front_proxy = authority(dir, "front-proxy-ca", "front-proxy-ca", now)?;
+    let new = read_optional(&dir.join("sa.key"))?.is_none();
     let server = Client::new("kube-apiserver", None);
     let kubelet_client = Client::new("kube-apiserver-kubelet-client", Some("kubeadm:cluster-admins"));
     let front_proxy_client = Client::new("front-proxy-client", None);
     let (key, public) = service_account(dir)?;
+    if new {
+        files::sync_dir(dir)?;
+    }
     Ok(Pki {
         dir: dir.to_owned(),
         apiserver: leaf_file(dir, "apiserver", &ca, &server, Usage::Server, Some(names), now)?,
@@ -330,7 +335,7 @@ fn authority(dir: &Path, file: &'static str, name: &str, now: SystemTime) -> Res
     params.subject_alt_names = vec![SanType::DnsName(dns_name(name)?)];
     let made = params.self_signed(&key).map_err(|source| make(name, source))?;
     let certificate = made.pem();
-    write_public(&crt, &certificate, true)?;
+    write_public(&crt, &certificate)?;
     Ok(Authority { name: file, certificate, key: Some(key), key_pem: Some(key_pem) })
 }
 
@@ -340,14 +345,14 @@ fn service_account(dir: &Path) -> Result<(String, String), PkiError> {
         (Some(key), Some(public)) => Ok((key, public)),
         (Some(pem), None) => {
             let public = key_pair(&key_path, &pem)?.public_key_pem();
-            write_public(&public_path, &public, true)?;
+            write_public(&public_path, &public)?;
             Ok((pem, public))
         }
         (None, _) => {
             let key = new_key("service accounts")?;
             let (pem, public) = (key.serialize_pem(), key.public_key_pem());
             write_private(&key_path, &pem, true)?;
-            write_public(&public_path, &public, true)?;
+            write_public(&public_path, &public)?;
             Ok((pem, public))
         }
     }
@@ -396,7 +401,7 @@ fn leaf_file_for(
     let pair = sign(&crt, authority, client, usage, wanted, now)?;
     // Key first: a certificate without its key would look whole at the next start.
     write_private(&key_path, &pair.key, false)?;
-    write_public(&crt, &pair.certificate, false)?;
+    write_public(&crt, &pair.certificate)?;
     Ok(pair)
 }
 

@@ -25,18 +25,25 @@ pub(super) fn create_parent(dir: &Path) -> Result<(), PkiError> {
 
 pub(super) fn read_optional(path: &Path) -> Result<Option<String>, PkiError> {
     match std::fs::read_to_string(path) {
+        // What power loss makes of a file that was not synced: as good as none.
+        Ok(text) if text.trim_matches(['\0', '\n', ' ']).is_empty() => Ok(None),
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", path)(error)),
     }
 }
 
+/// Makes the names of new files last.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), PkiError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+}
+
 pub(super) fn write_private(path: &Path, text: &str, sync: bool) -> Result<(), PkiError> {
     write(path, text, 0o600, sync)
 }
 
-pub(super) fn write_public(path: &Path, text: &str, sync: bool) -> Result<(), PkiError> {
-    write(path, text, 0o644, sync)
+pub(super) fn write_public(path: &Path, text: &str) -> Result<(), PkiError> {
+    write(path, text, 0o644, false)
 }
 
 fn write(path: &Path, text: &str, mode: u32, sync: bool) -> Result<(), PkiError> {
@@ -54,11 +61,7 @@ fn write(path: &Path, text: &str, mode: u32, sync: bool) -> Result<(), PkiError>
         if sync {
             file.sync_data()?;
         }
-        std::fs::rename(&new, path)?;
-        if sync && let Some(parent) = path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(())
+        std::fs::rename(&new, path)
     };
     replace().map_err(failed("write", path))
 }
