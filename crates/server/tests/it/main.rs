@@ -4,5 +4,6 @@
 mod api;
 mod custom;
 mod front;
+mod horizon;
 mod kubectl;
 mod verbs;
