@@ -1,7 +1,22 @@
 //! What the cluster adds to a write, and what it refuses (`admission.Interface`).
 //!
 //! Mutating plug-ins run first, in their fixed order, then validating ones; every kind passes them, custom resources
-//! included.
+//! included. [`default_plugins`] has the plug-ins and their order; each is a module here, under upstream's name.
+
+mod attributes;
+mod namespace_lifecycle;
+mod node_restriction;
+mod nodes;
+mod order;
+mod priority;
+mod runtime_class;
+mod service_account;
+mod small;
+#[cfg(test)]
+mod testing;
+mod tolerations;
+
+pub use order::default_plugins;
 
 use crate::kinds::Resource;
 use crate::request::RequestContext;

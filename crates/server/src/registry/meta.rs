@@ -55,7 +55,7 @@ pub(super) fn match_namespace(object: &mut Value, requested: &str) -> Result<(),
 }
 
 /// `generateName` with five letters behind it (`names.SimpleNameGenerator`); long bases are cut.
-pub(super) fn generate_name(base: &str) -> String {
+pub(crate) fn generate_name(base: &str) -> String {
     const LONGEST_BASE: usize = 63 - 5;
     let mut end = base.len().min(LONGEST_BASE);
     while !base.is_char_boundary(end) {

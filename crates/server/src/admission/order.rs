@@ -1,0 +1,43 @@
+//! Which plug-ins run, in upstream's order (`AllOrderedPlugins`, pkg/kubeapiserver/options/plugins.go).
+//!
+//! NodeRestriction and DenyServiceExternalIPs are on as well, unlike upstream: a cluster that leaves them out is open in
+//! known ways.
+//!
+//! Not here yet, of those that upstream runs unless told otherwise: LimitRanger, ResourceQuota, CertificateApproval,
+//! CertificateSigning, PodSecurity (its labels on namespaces are refused), ClusterTrustBundleAttest, PodTopologyLabels,
+//! and the four for policies and webhooks (their objects are refused).
+
+use super::namespace_lifecycle::NamespaceLifecycle;
+use super::node_restriction::NodeRestriction;
+use super::nodes::TaintNodesByCondition;
+use super::priority::Priority;
+use super::runtime_class::RuntimeClass;
+use super::service_account::ServiceAccount;
+use super::small::{
+    CertificateSubjectRestriction, DefaultClass, DenyServiceExternalIPs, PersistentVolumeClaimResize,
+    StorageObjectInUseProtection,
+};
+use super::tolerations::DefaultTolerationSeconds;
+use super::{Plugin, Reader};
+use skiff_base::clock::SharedClock;
+use std::sync::Arc;
+
+/// The plug-ins of a server.
+pub fn default_plugins(reader: &Arc<dyn Reader>, clock: &SharedClock) -> Vec<Arc<dyn Plugin>> {
+    let reader = || Arc::clone(reader);
+    vec![
+        Arc::new(NamespaceLifecycle::new(reader())),
+        Arc::new(ServiceAccount::new(reader(), Arc::clone(clock))),
+        Arc::new(NodeRestriction::new(reader())),
+        Arc::new(TaintNodesByCondition),
+        Arc::new(Priority::new(reader())),
+        Arc::new(DefaultTolerationSeconds),
+        Arc::new(DefaultClass::storage(reader())),
+        Arc::new(StorageObjectInUseProtection),
+        Arc::new(PersistentVolumeClaimResize::new(reader())),
+        Arc::new(RuntimeClass::new(reader())),
+        Arc::new(CertificateSubjectRestriction),
+        Arc::new(DefaultClass::ingress(reader())),
+        Arc::new(DenyServiceExternalIPs),
+    ]
+}
