@@ -1,5 +1,6 @@
 //! The binary: options to one validated configuration, then build, spawn, serve, drain. No logic of its own.
 
+mod agent;
 mod control;
 mod inprocess;
 mod server;

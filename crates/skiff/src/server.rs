@@ -2,6 +2,7 @@
 //!
 //! Not here yet: configuration files; running one component alone.
 
+use crate::agent;
 use crate::control::{self, Component};
 use crate::inprocess::Door;
 use anyhow::{Context, bail};
@@ -55,6 +56,18 @@ pub(crate) struct Flags {
     /// Components to leave out, to be run elsewhere.
     #[arg(long, value_delimiter = ',')]
     disable: Vec<Component>,
+    /// CRI socket of another runtime for the node: `unix:///run/containerd/containerd.sock`.
+    #[arg(long)]
+    container_runtime_endpoint: Option<String>,
+    /// Directory of static pods.
+    #[arg(long)]
+    pod_manifest_path: Option<PathBuf>,
+    /// Port of the node's kubelet.
+    #[arg(long, default_value_t = 10250)]
+    kubelet_port: u16,
+    /// Domain of the cluster's DNS names.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
     /// Further API versions: `networking.k8s.io/v1beta1=true`.
     #[arg(long, value_delimiter = ',')]
     runtime_config: Vec<String>,
@@ -93,6 +106,14 @@ fn first_address(cidr: &str) -> anyhow::Result<IpAddr> {
     })
 }
 
+/// The tenth address of the services' network is the cluster's DNS.
+fn dns_address(first: IpAddr) -> IpAddr {
+    match first {
+        IpAddr::V4(address) => IpAddr::from((u32::from(address) + 9).to_be_bytes()),
+        IpAddr::V6(address) => IpAddr::from((u128::from(address) + 9).to_be_bytes()),
+    }
+}
+
 fn runtime_config(texts: &[String]) -> anyhow::Result<Vec<(String, bool)>> {
     texts
         .iter()
@@ -107,26 +128,28 @@ fn runtime_config(texts: &[String]) -> anyhow::Result<Vec<(String, bool)>> {
 
 /// Runs until a signal ends it.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
-    if !flags.disable_agent {
-        bail!("the node agent is not wired yet: start with --disable-agent");
-    }
     let level = std::env::var("SKIFF_LOG").unwrap_or_else(|_| "info".to_owned());
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
-    let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)? };
-    runtimes.api.block_on(serve(flags, runtimes.control.handle().clone()))
+    let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)?, node: runtime("node", 2)? };
+    runtimes.api.block_on(serve(flags, runtimes.control.handle().clone(), runtimes.node.handle().clone()))
 }
 
 /// Threads by purpose: a flood of LISTs on the API's cannot make a controller miss its lease.
 struct Runtimes {
     api: tokio::runtime::Runtime,
     control: tokio::runtime::Runtime,
+    node: tokio::runtime::Runtime,
 }
 
 fn runtime(name: &'static str, threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().thread_name(name).build()
 }
 
-async fn serve(flags: Flags, control_threads: tokio::runtime::Handle) -> anyhow::Result<()> {
+async fn serve(
+    flags: Flags,
+    control_threads: tokio::runtime::Handle,
+    node_threads: tokio::runtime::Handle,
+) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let supervisor = Supervisor::new("server");
     let node_name = flags.node_name.unwrap_or_else(host_name);
@@ -134,7 +157,7 @@ async fn serve(flags: Flags, control_threads: tokio::runtime::Handle) -> anyhow:
     let service_ip = first_address(&flags.service_cidr[0])?;
     let names = ServerNames {
         node_name: node_name.clone(),
-        cluster_domain: "cluster.local".to_owned(),
+        cluster_domain: flags.cluster_domain.clone(),
         service_ip,
         addresses: vec![advertise],
         names: Vec::new(),
@@ -167,7 +190,10 @@ async fn serve(flags: Flags, control_threads: tokio::runtime::Handle) -> anyhow:
         limits: Limits::default(),
         front: front::Options::default(),
         connections: skiff_net::server::Options::default(),
-        admission: Box::new(|_| Vec::new()),
+        admission: {
+            let clock = Arc::clone(&clock);
+            Box::new(move |registry| skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &clock))
+        },
         clock: Arc::clone(&clock),
     };
     let server = ApiServer::build(config, &supervisor).await?;
@@ -182,6 +208,27 @@ async fn serve(flags: Flags, control_threads: tokio::runtime::Handle) -> anyhow:
     if !flags.disable.contains(&Component::KubeControllerManager) {
         control::spawn_controllers(&door, &identity, &pki.ca, &flags.cluster_cidr, &clock, &control_tasks)?;
     }
+    let node_tasks = Supervisor::on("node", node_threads, supervisor.token().child_token());
+    if !flags.disable_agent {
+        let config = agent::Config {
+            data_dir: flags.data_dir.clone(),
+            node_name: node_name.clone(),
+            address: advertise,
+            port: flags.kubelet_port,
+            runtime_endpoint: flags.container_runtime_endpoint.clone(),
+            cluster_dns: vec![dns_address(service_ip).to_string()],
+            cluster_domain: flags.cluster_domain.clone(),
+            static_pods: flags.pod_manifest_path.clone(),
+        };
+        let user = format!("system:node:{node_name}");
+        let client = door.client(&user, &["system:nodes"], "kubelet");
+        // Started on the node's own threads, so that all its tasks live there.
+        let (node_pki, node_clock, tasks) = (pki.clone(), Arc::clone(&clock), node_tasks.clone());
+        let started = node_tasks
+            .runtime()
+            .spawn(async move { agent::start(config, client, &node_pki, &node_clock, &tasks).await });
+        started.await.context("starting the node")??;
+    }
     let reached =
         if flags.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { flags.bind_address };
     let url = format!("https://{}", SocketAddr::new(reached, address.port()));
@@ -194,7 +241,8 @@ async fn serve(flags: Flags, control_threads: tokio::runtime::Handle) -> anyhow:
     tracing::info!("shutting down");
     let late = tokio::select! {
         late = async {
-            let mut late = control_tasks.shutdown(Duration::from_secs(5)).await;
+            let mut late = node_tasks.shutdown(Duration::from_secs(5)).await;
+            late.extend(control_tasks.shutdown(Duration::from_secs(5)).await);
             late.extend(supervisor.shutdown(Duration::from_secs(15)).await);
             late
         } => late,

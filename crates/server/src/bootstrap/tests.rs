@@ -77,6 +77,8 @@ fn has_every_object_of_a_fresh_cluster() {
             return;
         };
         let mut ours = ours.remove(resource).unwrap();
+        // Ours, where upstream leaves it to whoever sets a cluster up.
+        ours.retain(|name| !name.starts_with("/skiff:"));
         ours.sort();
         theirs.sort();
         assert_eq!(ours, theirs, "{resource}");

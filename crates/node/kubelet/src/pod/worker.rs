@@ -562,6 +562,15 @@ impl Worker {
         for (name, value) in status.as_object().into_iter().flat_map(Map::iter) {
             patch_status.insert(name.clone(), value.clone());
         }
+        // Conditions are merged field by field: what no longer holds has to be taken away by name.
+        let conditions = patch_status.get_mut("conditions").and_then(Value::as_array_mut);
+        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+            for field in ["reason", "message"] {
+                if condition.get(field).is_none() {
+                    condition.insert(field, Value::Null);
+                }
+            }
+        }
         // A static pod's mirror has a uid of its own, and may not be there yet.
         let mirrored = pod.is_static();
         let metadata = if mirrored {
