@@ -13,7 +13,7 @@ pub use api::Api;
 
 use crate::admission::Plugin;
 use crate::authn::{self, AnonymousAccess, Authenticator, service_account::ServiceAccounts, token_file::TokenFile};
-use crate::authz::{Authorizer, Chain, node::NodeAuthorizer, rbac::Rbac};
+use crate::authz::{Authorizer, Chain, escalation::Guard, node::NodeAuthorizer, rbac::Rbac};
 use crate::bootstrap;
 use crate::crd;
 use crate::front::{self, Front};
@@ -193,11 +193,14 @@ impl ApiServer {
         definitions.reconcile().await.map_err(ServerError::Definitions)?;
         let rbac = Arc::new(Rbac::new(Arc::clone(&registry) as _));
         let node = Arc::new(NodeAuthorizer::new(Arc::clone(&registry) as _));
-        let authorizer: Arc<dyn Authorizer> = Arc::new(Chain::standard(node, Arc::clone(&rbac)));
+        let chain = Arc::new(Chain::standard(node, Arc::clone(&rbac)));
+        let authorizer: Arc<dyn Authorizer> = Arc::clone(&chain) as _;
         let services = ServiceAllocator::new(Arc::clone(&registry) as _, PortRange::default());
         services.repair().await.map_err(ServerError::Bootstrap)?;
         registry.set_hooks(vec![(skiff_machinery::GroupResource::new("", "services"), Arc::new(services))]);
-        registry.set_admission((config.admission)(&registry));
+        let mut plugins = (config.admission)(&registry);
+        plugins.push(Arc::new(Guard::new(Arc::clone(&rbac), chain)));
+        registry.set_admission(plugins);
         let deciders = actions::Deciders {
             authenticator: Arc::clone(&authenticator),
             authorizer: Arc::clone(&authorizer),
