@@ -70,6 +70,14 @@ fn pod_level_requests(spec: &mut Value) {
 }
 
 fn pod_spec(spec: &mut Value) {
+    // Two names of one field; the old one is written for old clients.
+    let account =
+        spec.text(if spec.text("serviceAccountName").is_empty() { "serviceAccount" } else { "serviceAccountName" });
+    if !account.is_empty() {
+        let account = account.to_owned();
+        spec.set("serviceAccountName", account.as_str());
+        spec.set("serviceAccount", account);
+    }
     spec.fill_text("dnsPolicy", "ClusterFirst");
     spec.fill_text("restartPolicy", "Always");
     spec.fill("securityContext", Map::new());
