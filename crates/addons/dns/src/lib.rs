@@ -6,7 +6,7 @@
 //! - [`zone`] holds what services and endpoints say; [`answer`] is pure: zone and question in, records out.
 //! - [`forward`] asks the upstream servers of a `resolv.conf`; [`cache`] keeps their answers under a byte budget, and gives
 //!   stale ones when nobody answers.
-//! - [`server`] is UDP, TCP, and the HTTP endpoints.
+//! - [`server`] is UDP, TCP, and the HTTP endpoints; [`objects`] feeds the zone by informers.
 //!
 //! Must never know: pods' life, kubelet, the API server's insides; it sees objects only as [`zone`]'s records.
 //!
@@ -18,9 +18,11 @@ pub mod answer;
 pub mod cache;
 pub mod forward;
 pub mod metrics;
+pub mod objects;
 pub mod server;
 pub mod wire;
 pub mod zone;
 
+pub use objects::spawn_feed;
 pub use server::{DnsConfig, DnsServer};
 pub use zone::{EndpointSlice, Service, Zone};

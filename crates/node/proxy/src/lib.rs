@@ -3,6 +3,7 @@
 //! - [`model`] is what the proxy knows of a Service and its endpoints, and nothing else of them.
 //! - [`decide`] is pure: one Service with its endpoints to its [`decide::Fragment`] of rules.
 //! - [`rules`] keeps the fragments of all services and tells the difference between two states as an nftables batch.
+//! - [`objects`] reads the API's objects into the model, [`server`] feeds it by informers and syncs.
 //! - [`proxier`] owns the kernel side: commits, verifies that nobody else changed the table, cleans connection tracking.
 //!
 //! The table is `kube-proxy` in `ip` and `ip6`, with upstream's names for sets, maps and chains (pkg/proxy/nftables), so
@@ -11,19 +12,23 @@
 //! cluster addresses is decided once, not in each service's chain; updates are told from our own model, never from a
 //! listing of the kernel's.
 //!
-//! Must never know: pods, kubelet, controllers, how objects reach it. Blocks; callers use a thread that may block.
+//! Must never know: pods, kubelet, controllers. [`proxier`] blocks; [`server`] gives it a thread that may.
 //!
 //! Start reading at [`decide::decide`].
 //!
-//! Not here yet: the informers that feed it, the health server (10256) and the health check node ports, metrics
-//! (10249), iptables and IPVS modes.
+//! Not here yet: the HTTP servers themselves (10249 metrics, 10256 health, health check node ports; their answers are
+//! [`server::ProxyServer::status`] and [`server::ProxyServer::healthz`]), sizing of the connection tracking table, iptables
+//! and IPVS modes.
 
 pub mod decide;
 pub mod metrics;
 pub mod model;
 pub mod names;
+pub mod objects;
 pub mod proxier;
 pub mod rules;
+pub mod server;
 
 pub use model::{Endpoint, EndpointPort, EndpointSlice, ProxyConfig, Service, ServiceName, ServicePort};
 pub use proxier::{Proxier, SyncOutcome};
+pub use server::{ProxyOptions, ProxyServer};

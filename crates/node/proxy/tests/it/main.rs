@@ -1,6 +1,7 @@
 //! Real-kernel tests, as root: a node, its pods and a client outside are network namespaces that die with the test.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod api;
 mod scale;
 mod traffic;
 mod world;
