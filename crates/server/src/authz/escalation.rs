@@ -1,4 +1,5 @@
-//! Nobody grants what they do not have (`pkg/registry/rbac/validation/rule.go`, `pkg/registry/rbac/*/policybased`).
+//! Nobody grants what they do not have (`pkg/registry/rbac/validation/rule.go`, `pkg/registry/rbac/*/policybased`), and
+//! nobody creates by a detour what they may only change.
 
 use super::rbac::{GROUP, Rbac, list_errors};
 use super::rule::{Rule, compact, uncovered};
@@ -119,6 +120,7 @@ impl Guard {
     }
 
     fn check(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+        self.check_create_on_update(attributes)?;
         let resource = &attributes.resource.name;
         let Some(object) = attributes.object.as_ref().filter(|_| resource.group == GROUP) else { return Ok(()) };
         let (user, namespace, old) = (&attributes.context.user, attributes.namespace, attributes.old.as_deref());
@@ -131,6 +133,20 @@ impl Guard {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Guard {
+    /// A PUT or an apply that creates needs the right to create as well (`withAuthorization`,
+    /// apiserver/pkg/endpoints/handlers/create.go).
+    fn check_create_on_update(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+        let info = &attributes.context.info;
+        if attributes.operation != Operation::Create || !matches!(info.verb.as_str(), "update" | "patch") {
+            return Ok(());
+        }
+        let question = Question { verb: "create", ..Question::of(&attributes.context.user, info) };
+        let decision = self.authorizer.decide(&question);
+        if decision.is_allowed() { Ok(()) } else { Err(question.forbidden(decision.reason())) }
     }
 }
 

@@ -167,9 +167,27 @@ impl Front {
             }
             return Err(question.forbidden(decision.reason()));
         }
+        self.authorize_stream(&question, head).await?;
         let seconds = self.parts.clock.wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or(0)).map_err(ApiError::internal)?;
         Ok(Passing { info: Arc::clone(info), user, deadline, seat, now: now.to_string() })
+    }
+
+    /// A WebSocket is opened by GET, whatever it does: running something needs the right to create as well
+    /// (`AuthorizePodWebsocketUpgradeCreatePermission`; for `nodes/proxy` stricter than upstream, where `get` on it runs
+    /// commands in every pod of the node, k8s#136550).
+    async fn authorize_stream(&self, question: &Question<'_>, head: &http::request::Parts) -> Result<(), ApiError> {
+        let streams = match (question.resource, question.subresource) {
+            ("pods", "exec" | "attach" | "portforward") => true,
+            ("nodes", "proxy") => head.headers.contains_key(http::header::UPGRADE),
+            _ => false,
+        };
+        if !streams || question.verb != "get" || !question.group.is_empty() {
+            return Ok(());
+        }
+        let question = Question { verb: "create", ..question.clone() };
+        let decision = self.parts.authorizer.authorize(&question).await;
+        if decision.is_allowed() { Ok(()) } else { Err(question.forbidden(decision.reason())) }
     }
 
     async fn answer(

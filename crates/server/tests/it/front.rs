@@ -100,6 +100,11 @@ struct World {
 }
 
 fn world() -> World {
+    // Anonymous reaches health by RBAC in a cluster; here the group decides everything.
+    world_with(Chain(vec![Arc::new(Privileged(SYSTEM_MASTERS)), Arc::new(Privileged("system:unauthenticated"))]))
+}
+
+fn world_with(authorizer: Chain) -> World {
     let dir = tempfile::tempdir().unwrap();
     let names = ServerNames {
         node_name: "node".into(),
@@ -120,11 +125,7 @@ fn world() -> World {
     let health = Arc::new(Health::new());
     let parts = Parts {
         authenticator: Arc::new(Authenticator::new(options, Arc::new(Nothing), Arc::clone(&clock))),
-        // Anonymous reaches health by RBAC in a cluster; here the group decides everything.
-        authorizer: Arc::new(Chain(vec![
-            Arc::new(Privileged(SYSTEM_MASTERS)),
-            Arc::new(Privileged("system:unauthenticated")),
-        ])),
+        authorizer: Arc::new(authorizer),
         dispatch: Arc::new(Mirror),
         health: Arc::clone(&health),
         metrics: Arc::new(Metrics::new(SystemTime::now())),
@@ -273,4 +274,31 @@ async fn readiness_and_metrics() {
             .contains("apiserver_request_total{verb=\"GET\",dry_run=\"\",group=\"\",version=\"v1\",resource=\"nodes\"")
     );
     assert!(metrics.contains("apiserver_current_inflight_requests{request_kind=\"readOnly\"} "));
+}
+
+/// Everything is allowed to `jane` but to create.
+struct NoCreate;
+impl skiff_server::authz::Decide for NoCreate {
+    fn decide(&self, question: &skiff_server::authz::Question<'_>) -> skiff_server::authz::Decision {
+        if question.user.name == "jane" && question.verb != "create" {
+            skiff_server::authz::Decision::Allow(String::new())
+        } else {
+            skiff_server::authz::Decision::NoOpinion(String::new())
+        }
+    }
+}
+
+#[tokio::test]
+async fn reading_a_pod_does_not_run_commands_in_it() {
+    let world = world_with(Chain(vec![Arc::new(Privileged(SYSTEM_MASTERS)), Arc::new(NoCreate)]));
+    let client = world.client(None);
+    let pod = "/api/v1/namespaces/a/pods/x";
+    assert_eq!(world.ask(&client, pod, &[JANE]).await.0, StatusCode::OK);
+    assert_eq!(world.ask(&client, &format!("{pod}/log"), &[JANE]).await.0, StatusCode::OK);
+    for stream in ["exec?command=id", "attach", "portforward"] {
+        let (status, body) = world.ask(&client, &format!("{pod}/{stream}"), &[JANE]).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{stream}");
+        assert!(body.contains("User \\\"jane\\\" cannot create resource \\\"pods/"), "{body}");
+        assert_eq!(world.ask(&client, &format!("{pod}/{stream}"), &[ROOT]).await.0, StatusCode::OK);
+    }
 }
