@@ -7,9 +7,10 @@
 //!
 //! Mirrors apiextensions-apiserver's `status` (naming), `establish`, `finalizer` controllers and `customresource_handler`.
 //!
-//! Not here yet: validation rules in CEL and conversion webhooks (definitions that have them are refused by name);
-//! `APIService`s of the groups of definitions; a field selector's index.
+//! Not here yet: validation rules in CEL and conversion webhooks (definitions that have them are refused by name); an
+//! index for field selectors.
 
+mod api_services;
 mod columns;
 mod convert;
 mod names;
@@ -21,7 +22,7 @@ use crate::kinds::Resource;
 use crate::registry::Registry;
 use skiff_base::task::{OnFailure, Supervisor};
 use skiff_machinery::{ApiError, GroupResource, Map, Value, list, object};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,7 +118,18 @@ impl Reconciler {
                 tracing::warn!(definition = name, %error, "the definition is not served as it says");
             }
         }
-        Ok(())
+        api_services::reconcile(&self.registry, &self.served_versions()).await
+    }
+
+    fn served_versions(&self) -> BTreeSet<(String, String)> {
+        let served = |version: &&Value| version.get("served").and_then(Value::as_bool) == Some(true);
+        let specs = self.serving.values().map(|serving| &serving.spec);
+        let versions = specs.flat_map(|spec| {
+            let group = spec.str_at(&["group"]).to_owned();
+            let versions = spec.items_at(&["versions"]).iter().filter(served);
+            versions.map(move |version| (group.clone(), version.str_at(&["name"]).to_owned()))
+        });
+        versions.collect()
     }
 
     async fn reconcile_one(&mut self, name: &str, definition: &Value, others: &[&Value]) -> Result<(), ApiError> {

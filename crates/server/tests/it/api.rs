@@ -131,7 +131,10 @@ impl Api {
         self.send(call("PATCH", uri).body(&format!("application/{kind}"), body.to_owned())).await
     }
     pub(crate) async fn watch(&self, uri: &str) -> Frames {
-        let answer = self.open(call("GET", uri)).await;
+        self.watch_as(uri, "application/json").await
+    }
+    pub(crate) async fn watch_as(&self, uri: &str, accept: &str) -> Frames {
+        let answer = self.open(call("GET", uri).header("accept", accept)).await;
         assert_eq!(answer.status(), 200);
         Frames { body: answer.into_body(), buffer: Vec::new() }
     }

@@ -129,8 +129,11 @@ async fn a_definition_becomes_a_kind_and_goes_again() {
         .await;
     assert_eq!(applied.expect(200).json().at(&["spec", "size"]), Some(&Value::Int(7)));
 
+    const SERVICE: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v1.example.com";
+    until("an APIService", async || api.get(SERVICE).await.status == 200).await;
     api.delete(&format!("{DEFINITIONS}/widgets.example.com")).await.expect(200);
     until("gone", async || api.get(&format!("{DEFINITIONS}/widgets.example.com")).await.status == 404).await;
+    until("no APIService", async || api.get(SERVICE).await.status == 404).await;
     until("no longer served", async || api.get(WIDGETS).await.status == 404).await;
     api.post(DEFINITIONS, &definition()).await.expect(201);
     until("served again", async || api.get(WIDGETS).await.status == 200).await;

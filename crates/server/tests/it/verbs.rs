@@ -309,3 +309,41 @@ async fn applies_and_keeps_owners_apart() {
         api.send(call("PATCH", &format!("{path}?fieldManager=x")).body("application/apply-patch+yaml", typo)).await;
     assert!(refused.text().contains(".dota: field not declared in schema"), "{}", refused.text());
 }
+
+#[tokio::test]
+async fn watches_take_other_shapes_too() {
+    let api = Api::new().await;
+    api.post(MAPS, &config_map("a", "one")).await.expect(201);
+    let table = api.watch_as(&format!("{MAPS}?watch=1"), "application/json;as=Table;g=meta.k8s.io;v=v1").await;
+    let metadata =
+        api.watch_as(&format!("{MAPS}?watch=1"), "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await;
+    api.delete(&format!("{MAPS}/a")).await.expect(200);
+    let mut frames = table;
+    let first = frames.next().await.unwrap();
+    assert_eq!(first.str_at(&["object", "kind"]), "Table");
+    assert!(!first.items_at(&["object", "columnDefinitions"]).is_empty());
+    let second = frames.next().await.unwrap();
+    assert_eq!(
+        (second.str_at(&["type"]), second.at(&["object", "columnDefinitions"])),
+        ("DELETED", Some(&Value::Null))
+    );
+    let mut frames = metadata;
+    let first = frames.next().await.unwrap();
+    assert_eq!(first.str_at(&["object", "kind"]), "PartialObjectMetadata");
+    let gone = frames.next().await.unwrap();
+    let revision = |frame: &Value| frame.str_at(&["object", "metadata", "resourceVersion"]).parse::<i64>().unwrap();
+    assert!(revision(&gone) > revision(&first), "a deleted object carries the revision of its deletion");
+    // Protobuf frames: a length, then a WatchEvent with an object in its envelope.
+    let answer = api
+        .open(
+            call("GET", &format!("{MAPS}?watch=1&timeoutSeconds=1&resourceVersion=1"))
+                .header("accept", "application/vnd.kubernetes.protobuf;stream=watch"),
+        )
+        .await;
+    assert_eq!(answer.headers()["content-type"], "application/vnd.kubernetes.protobuf;stream=watch");
+    let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
+    assert!(bytes[4..].starts_with(b"\x0a\x05ADDED\x12") && bytes.len() > 4 + length);
+    let last = &bytes[4 + length..];
+    assert!(last[4..].starts_with(b"\x0a\x07DELETED\x12"), "{last:?}");
+}
