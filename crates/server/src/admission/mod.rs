@@ -4,11 +4,13 @@
 //! included. [`default_plugins`] has the plug-ins and their order; each is a module here, under upstream's name.
 
 mod attributes;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod nodes;
 mod order;
 mod priority;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod small;

@@ -3,14 +3,16 @@
 //! NodeRestriction and DenyServiceExternalIPs are on as well, unlike upstream: a cluster that leaves them out is open in
 //! known ways.
 //!
-//! Not here yet, of those that upstream runs unless told otherwise: LimitRanger, ResourceQuota, CertificateApproval,
+//! Not here yet, of those that upstream runs unless told otherwise: CertificateApproval,
 //! CertificateSigning, PodSecurity (its labels on namespaces are refused), ClusterTrustBundleAttest, PodTopologyLabels,
 //! and the four for policies and webhooks (their objects are refused).
 
+use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::nodes::TaintNodesByCondition;
 use super::priority::Priority;
+use super::quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
 use super::service_account::ServiceAccount;
 use super::small::{
@@ -27,6 +29,7 @@ pub fn default_plugins(reader: &Arc<dyn Reader>, clock: &SharedClock) -> Vec<Arc
     let reader = || Arc::clone(reader);
     vec![
         Arc::new(NamespaceLifecycle::new(reader())),
+        Arc::new(LimitRanger::new(reader())),
         Arc::new(ServiceAccount::new(reader(), Arc::clone(clock))),
         Arc::new(NodeRestriction::new(reader())),
         Arc::new(TaintNodesByCondition),
@@ -39,5 +42,6 @@ pub fn default_plugins(reader: &Arc<dyn Reader>, clock: &SharedClock) -> Vec<Arc
         Arc::new(CertificateSubjectRestriction),
         Arc::new(DefaultClass::ingress(reader())),
         Arc::new(DenyServiceExternalIPs),
+        Arc::new(ResourceQuota::new(reader(), Arc::clone(clock))),
     ]
 }
