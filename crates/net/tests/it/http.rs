@@ -53,6 +53,10 @@ pub(crate) struct Fixture {
 }
 
 pub(crate) fn start(service: Arc<dyn Service>) -> Fixture {
+    start_with(service, Options::default())
+}
+
+pub(crate) fn start_with(service: Arc<dyn Service>, options: Options) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let names = ServerNames {
         node_name: "node".into(),
@@ -66,7 +70,7 @@ pub(crate) fn start(service: Arc<dyn Service>) -> Fixture {
     let identity = tls::Identity::from_pem(pki.apiserver.certificate.as_bytes(), pki.apiserver.key.as_bytes()).unwrap();
     let config = tls::server_config(identity, Some(pki.ca.as_bytes()), true).unwrap();
     let listener = server::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let server = Server::tls(listener, config, service, Options::default(), SystemClock::shared());
+    let server = Server::tls(listener, config, service, options, SystemClock::shared());
     let address = server.local_addr().unwrap();
     server.spawn(&supervisor, "https");
     Fixture { supervisor, address, pki, _dir: dir }
@@ -85,7 +89,7 @@ impl Fixture {
     pub(crate) fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.address)
     }
-    async fn get(&self, client: &Client, path: &str) -> (StatusCode, String) {
+    pub(crate) async fn get(&self, client: &Client, path: &str) -> (StatusCode, String) {
         let request = Request::get(self.url(path)).body(Body::Empty).unwrap();
         let answer = client.send(request).await.unwrap();
         let status = answer.status();

@@ -1,6 +1,7 @@
 //! The two ends of a wire against each other, over real sockets on loopback.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod attacks;
 mod http;
 mod kubectl;
 mod streams;
