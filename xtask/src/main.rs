@@ -1,8 +1,10 @@
 //! Makes the generated, committed files of the workspace from the pinned upstream inputs.
 //!
 //! `cargo xtask test` runs the whole suite; `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`,
-//! `cargo xtask reference` the tables of gates and flags in `crates/base`.
+//! `cargo xtask reference` the tables of gates and flags in `crates/base`, `cargo xtask etcd` the messages of
+//! `crates/store/etcd`.
 
+mod etcd;
 mod reference;
 mod schema;
 mod suite;
@@ -21,7 +23,8 @@ fn main() -> anyhow::Result<()> {
             std::fs::write(&out, &table).with_context(|| format!("writing {}", out.display()))
         }
         Some("reference") => reference::generate(&upstream, &root),
+        Some("etcd") => etcd::generate(&root),
         Some("test") => suite::run(&root, &std::env::args().skip(2).collect::<Vec<_>>()),
-        other => bail!("usage: cargo xtask test|schema|reference (got {other:?})"),
+        other => bail!("usage: cargo xtask test|schema|reference|etcd (got {other:?})"),
     }
 }

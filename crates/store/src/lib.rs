@@ -9,8 +9,11 @@
 //! Start reading at [`Store`]; [`contract`] tests what every engine has to do; [`embedded`] is the default engine and
 //! tells how a write travels.
 //!
-//! Not here yet: the history horizon (only the API horizon exists; commit times are already in the log for it), the etcd
-//! client engine, the etcd v3 API served in front of an engine, encryption at rest.
+//! The etcd client engine and the etcd v3 API in front of any engine are a crate of their own (`skiff-etcd`, in `etcd/`),
+//! so that building this one needs no gRPC.
+//!
+//! Not here yet: the history horizon (only the API horizon exists; commit times are already in the log for it),
+//! encryption at rest.
 
 pub mod contract;
 pub mod embedded;

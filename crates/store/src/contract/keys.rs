@@ -160,7 +160,7 @@ pub(super) async fn a_key_is_written_once(subject: &dyn Subject) {
     let refused = [
         vec![put_op("a", "1"), put_op("a", "2")],
         vec![put_op("a", "1"), delete_op(KeyRange::key("a"))],
-        vec![delete_op(KeyRange::prefix("")), put_op("a", "1")],
+        vec![delete_op(KeyRange::prefix("a")), put_op("ab", "1")],
         vec![put_op("a", "1"), nested(vec![put_op("a", "2")], vec![])],
         vec![delete_op(KeyRange::prefix("a")), nested(vec![], vec![put_op("ab", "2")])],
         vec![nested(vec![put_op("a", "1")], vec![]), nested(vec![put_op("a", "2")], vec![])],
