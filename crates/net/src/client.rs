@@ -112,6 +112,40 @@ impl Resolve for SystemResolver {
     }
 }
 
+/// Keeps requests that are sent for others away from this host and its link: loopback, unspecified, link-local (where
+/// clouds serve credentials) and multicast addresses, however they are written, are refused (CVE-2020-8555, -8562,
+/// CVE-2022-3294). The addresses that were checked are the ones dialled.
+pub struct NoLocal<R>(pub R);
+impl<R: Resolve> Resolve for NoLocal<R> {
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> ResolveFuture<'a> {
+        Box::pin(async move {
+            let found = self.0.resolve(host, port).await?;
+            if let Some(address) = found.iter().find(|address| is_local(address.ip())) {
+                let why = format!("{} may not be reached through this server", address.ip());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// Whether an address means this host or its link.
+pub fn is_local(address: std::net::IpAddr) -> bool {
+    match address.to_canonical() {
+        std::net::IpAddr::V4(v4) => {
+            v4.is_loopback()
+                || v4.is_unspecified()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.octets()[0] == 0
+        }
+        std::net::IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast()
+        }
+    }
+}
+
 /// Where connections go.
 #[derive(Clone)]
 pub enum Dial {
@@ -442,4 +476,30 @@ fn origin_form(mut request: Request<Body>) -> Request<Body> {
         *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
     request
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn others_are_kept_from_this_host() {
+        let resolver = NoLocal(SystemResolver);
+        for host in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "169.254.169.254",
+            "[fe80::1]",
+            "224.0.0.1",
+        ] {
+            let error = resolver.resolve(host, 80).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{host}");
+        }
+        assert!(resolver.resolve("localhost", 80).await.is_err());
+        assert_eq!(resolver.resolve("10.0.0.1", 80).await.unwrap(), [([10, 0, 0, 1], 80).into()]);
+    }
 }

@@ -29,17 +29,36 @@ struct Thing {
     name: String,
 }
 
+/// A pod, with the node and the things that it gave it. The object tells whether it has changed.
+struct Seen {
+    pod: Arc<Value>,
+    node: String,
+    things: Vec<Thing>,
+    pass: u64,
+}
+
+/// Namespace and name, borrowed: looking at a pod that has not changed allocates nothing.
+#[derive(Hash)]
+struct PodRef<'a>(&'a str, &'a str);
+impl hashbrown::Equivalent<(String, String)> for PodRef<'_> {
+    fn equivalent(&self, key: &(String, String)) -> bool {
+        self.0 == key.0 && self.1 == key.1
+    }
+}
+
 #[derive(Default)]
 struct Graph {
     pods_generation: u64,
     volumes_generation: u64,
     attachments_generation: u64,
-    /// Pods seen, with the node and the things they gave it. The object tells whether it has changed.
-    pods: HashMap<(String, String), (Arc<Value>, String, Vec<Thing>)>,
+    /// Pods seen on nodes, and those on none (which give nothing).
+    pods: hashbrown::HashMap<(String, String), Seen>,
+    /// Counts the looks at the pods, so that those that are gone show.
+    pass: u64,
     /// Thing, then node, then how many pods.
     readers: HashMap<Thing, HashMap<String, usize>>,
-    /// Claim (`namespace/name`) to its volume, and what the volume names.
-    volumes: HashMap<(String, String), Vec<Thing>>,
+    /// What bound volumes name, the volumes included, to their claims (namespace and name).
+    volumes: HashMap<Thing, Vec<(String, String)>>,
     attachments: HashMap<String, String>,
 }
 
@@ -83,27 +102,25 @@ impl NodeAuthorizer {
             return true;
         }
         // Through a claim to its volume, and to the secrets that the volume names.
-        graph
-            .volumes
-            .iter()
-            .filter(|(_, things)| things.contains(wanted))
-            .any(|((namespace, name), _)| named(&thing("persistentvolumeclaims", namespace, name)))
+        let claims = graph.volumes.get(wanted).map(Vec::as_slice).unwrap_or_default();
+        claims.iter().any(|(namespace, name)| named(&thing("persistentvolumeclaims", namespace, name)))
     }
 
     fn refresh(&self, graph: &mut Graph) {
         let generation = self.reader.generation(&self.pods);
         if generation != graph.pods_generation {
             graph.pods_generation = generation;
-            let mut gone: HashSet<(String, String)> = graph.pods.keys().cloned().collect();
+            graph.pass += 1;
+            let pass = graph.pass;
             for pod in self.reader.list(&self.pods, None) {
-                let key =
-                    (pod.str_at(&["metadata", "namespace"]).to_owned(), pod.str_at(&["metadata", "name"]).to_owned());
-                gone.remove(&key);
-                if graph.pods.get(&key).is_none_or(|(known, ..)| !Arc::ptr_eq(known, &pod)) {
-                    graph.forget(&key);
-                    graph.learn(key, pod);
+                let key = PodRef(pod.str_at(&["metadata", "namespace"]), pod.str_at(&["metadata", "name"]));
+                match graph.pods.get_mut(&key) {
+                    Some(seen) if Arc::ptr_eq(&seen.pod, &pod) => seen.pass = pass,
+                    _ => graph.learn(&pod),
                 }
             }
+            let gone: Vec<(String, String)> =
+                graph.pods.iter().filter(|(_, seen)| seen.pass != pass).map(|(key, _)| key.clone()).collect();
             for key in gone {
                 graph.forget(&key);
             }
@@ -116,7 +133,9 @@ impl NodeAuthorizer {
                 let claim = volume.at(&["spec", "claimRef"]);
                 let Some(claim) = claim else { continue };
                 let key = (claim.str_at(&["namespace"]).to_owned(), claim.str_at(&["name"]).to_owned());
-                graph.volumes.insert(key, volume_things(&volume));
+                for one in volume_things(&volume) {
+                    graph.volumes.entry(one).or_default().push(key.clone());
+                }
             }
         }
         let generation = self.reader.generation(&self.volume_attachments);
@@ -132,20 +151,19 @@ impl NodeAuthorizer {
 }
 
 impl Graph {
-    fn learn(&mut self, key: (String, String), pod: Arc<Value>) {
+    fn learn(&mut self, pod: &Arc<Value>) {
+        let key = (pod.str_at(&["metadata", "namespace"]).to_owned(), pod.str_at(&["metadata", "name"]).to_owned());
+        self.forget(&key);
         let node = pod.str_at(&["spec", "nodeName"]).to_owned();
-        if node.is_empty() {
-            return;
-        }
-        let things = pod_things(&pod);
+        let things = if node.is_empty() { Vec::new() } else { pod_things(pod) };
         for one in &things {
             *self.readers.entry(one.clone()).or_default().entry(node.clone()).or_default() += 1;
         }
-        self.pods.insert(key, (pod, node, things));
+        self.pods.insert(key, Seen { pod: Arc::clone(pod), node, things, pass: self.pass });
     }
 
     fn forget(&mut self, key: &(String, String)) {
-        let Some((_, node, things)) = self.pods.remove(key) else { return };
+        let Some(Seen { node, things, .. }) = self.pods.remove(key) else { return };
         for one in things {
             let Some(nodes) = self.readers.get_mut(&one) else { continue };
             if let Some(count) = nodes.get_mut(&node) {
@@ -359,8 +377,8 @@ impl Decide for NodeAuthorizer {
             ("", "pods") => Self::pods(node, question, || {
                 let mut graph = self.graph.lock();
                 self.refresh(&mut graph);
-                let key = (question.namespace.to_owned(), question.name.to_owned());
-                graph.pods.get(&key).is_some_and(|(_, own, _)| own == node)
+                let key = PodRef(question.namespace, question.name);
+                graph.pods.get(&key).is_some_and(|seen| seen.node == node)
             }),
             ("", "services") if question.subresource.is_empty() && question.is_read_only() => yes(),
             ("", "events") if matches!(question.verb, "create" | "update" | "patch") => yes(),

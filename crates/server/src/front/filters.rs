@@ -3,7 +3,7 @@
 use super::{ApiRequest, Dispatch, deadline};
 use crate::answer;
 use crate::authn::service_account::ServiceAccounts;
-use crate::authn::{AuthenticationError, Authenticator, impersonation};
+use crate::authn::{ANONYMOUS, AuthenticationError, Authenticator, impersonation};
 use crate::authz::{Authorizer, Decision, Question};
 use crate::fairness::{Limits, Seat};
 use crate::metrics::{LongRunning, Metrics};
@@ -135,6 +135,9 @@ impl Front {
         let user = match self.parts.authenticator.authenticate(peer, &mut head.headers, &info.path).await {
             Ok(user) => {
                 attempts.with(&["success"]).increment();
+                if user.name == ANONYMOUS && head.version == http::Version::HTTP_2 {
+                    peer.connection.close_after_answers();
+                }
                 user
             }
             Err(error) => {
@@ -142,7 +145,8 @@ impl Front {
                     .with(&[if matches!(error, AuthenticationError::None) { "failure" } else { "error" }])
                     .increment();
                 tracing::debug!(peer = ?peer.address, path = info.path, %error, "not authenticated");
-                // Whoever is not known keeps no connection (upstream's `UnauthenticatedHTTP2DOSMitigation`).
+                // Whoever is not known keeps no connection (upstream's `UnauthenticatedHTTP2DOSMitigation`, which is
+                // also why anonymous users keep none of HTTP/2 above).
                 peer.connection.close_after_answers();
                 return Err(ApiError::unauthorized());
             }
