@@ -199,6 +199,7 @@ impl ApiServer {
         services.repair().await.map_err(ServerError::Bootstrap)?;
         registry.set_hooks(vec![(skiff_machinery::GroupResource::new("", "services"), Arc::new(services))]);
         let mut plugins = (config.admission)(&registry);
+        plugins.extend(crate::admission::certificate_plugins(&authorizer));
         plugins.push(Arc::new(Guard::new(Arc::clone(&rbac), chain)));
         registry.set_admission(plugins);
         let deciders = actions::Deciders {

@@ -4,6 +4,7 @@
 //! included. [`default_plugins`] has the plug-ins and their order; each is a module here, under upstream's name.
 
 mod attributes;
+mod certificates;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -18,6 +19,7 @@ mod small;
 mod testing;
 mod tolerations;
 
+pub use certificates::certificate_plugins;
 pub use order::default_plugins;
 
 use crate::kinds::Resource;

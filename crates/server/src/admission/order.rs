@@ -3,9 +3,10 @@
 //! NodeRestriction and DenyServiceExternalIPs are on as well, unlike upstream: a cluster that leaves them out is open in
 //! known ways.
 //!
-//! Not here yet, of those that upstream runs unless told otherwise: CertificateApproval,
-//! CertificateSigning, PodSecurity (its labels on namespaces are refused), ClusterTrustBundleAttest, PodTopologyLabels,
-//! and the four for policies and webhooks (their objects are refused).
+//! [`super::certificate_plugins`] stand beside them, because they ask the authorizers.
+//!
+//! Not here yet, of those that upstream runs unless told otherwise: PodSecurity (its labels on namespaces are refused),
+//! ClusterTrustBundleAttest, PodTopologyLabels, and the four for policies and webhooks (their objects are refused).
 
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;

@@ -511,6 +511,23 @@ impl Registry {
         let (object, _) =
             decode::body(&asked.body, asked.format(true)?, sub.kind, &version, write_options.field_validation)?;
         let namespace = object_namespace(scope, &info.namespace);
+        // A token, a binding, an eviction is a create of its own kind; what it changes is not reviewed again.
+        let mut attributes = crate::admission::Attributes {
+            context: &asked.request.context,
+            resource: &scope.resource,
+            subresource: &info.subresource,
+            namespace,
+            name: &info.name,
+            operation: crate::admission::Operation::Create,
+            object: Some(object),
+            old: None,
+            options: None,
+            warnings: Vec::new(),
+        };
+        self.admit(&mut attributes).await?;
+        self.validate(&attributes).await?;
+        let object = attributes.object.take().unwrap_or_default();
+        drop(attributes);
         match name {
             "binding" => {
                 let answer = self.bind(&asked.request.context, scope, namespace, &info.name, &object).await?;

@@ -85,7 +85,7 @@ impl Registry {
         let strategy = &*scope.resource.strategy;
         let write =
             Write { scope, context: &context, namespace, name, subresource: "eviction", strategy, options: None };
-        self.delete(&write, &options).await?;
+        self.delete_unasked(&write, &options).await?;
         Ok(Map::new())
     }
 
