@@ -171,16 +171,14 @@ impl Resolver {
         let refuse = |rcode: Rcode| Answer { rcode: rcode as u16, ..Answer::default() };
         let unusual = if query.edns.is_some_and(|e| e.version != 0) {
             Some(Rcode::BadVers)
-        } else if matches!(query.qtype, rtype::AXFR | rtype::IXFR) {
-            Some(Rcode::Refused)
-        } else if query.qclass != CLASS_IN {
+        } else if matches!(query.qtype, rtype::AXFR | rtype::IXFR) || query.qclass != CLASS_IN {
             Some(Rcode::Refused)
         } else {
             None
         };
         let resolution = match unusual {
             Some(rcode) => Resolution::Answer(refuse(rcode)),
-            None => self.from_zone(&query),
+            None => self.ask_zone(&query),
         };
         let (begun, name, question) = match resolution {
             Resolution::Answer(answer) => {
@@ -212,7 +210,7 @@ impl Resolver {
     }
 
     /// What the cluster says; a chain of external names inside the cluster is followed here.
-    fn from_zone(&self, query: &Query) -> Resolution {
+    fn ask_zone(&self, query: &Query) -> Resolution {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let serial = self.clock.wall().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32);
         let zone = self.zone.read();
@@ -449,6 +447,21 @@ impl DnsServer {
         }
         let resolver = Arc::new(Resolver::new(config, zone, clock));
         Ok(Self { resolver, udp, tcp, http, workers: config.workers.max(1) })
+    }
+
+    /// Binds, feeds the zone by `client`'s informers, and serves, all under `supervisor`; returns where DNS is served.
+    pub async fn run(
+        config: &DnsConfig,
+        client: &skiff_client::Client,
+        supervisor: &Supervisor,
+        clock: SharedClock,
+    ) -> Result<Vec<SocketAddr>, BindError> {
+        let zone = Arc::new(RwLock::new(Zone::default()));
+        let server = Self::bind(config, Arc::clone(&zone), Arc::clone(&clock)).await?;
+        let addresses = server.addresses();
+        crate::objects::spawn_feed(client, &zone, server.resolver(), supervisor, clock);
+        server.spawn(supervisor);
+        Ok(addresses)
     }
 
     /// What answers.

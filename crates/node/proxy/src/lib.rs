@@ -16,11 +16,12 @@
 //!
 //! Start reading at [`decide::decide`].
 //!
-//! Not here yet: the HTTP servers themselves (10249 metrics, 10256 health, health check node ports; their answers are
-//! [`server::ProxyServer::status`] and [`server::ProxyServer::healthz`]), sizing of the connection tracking table, iptables
-//! and IPVS modes.
+//! - [`http`] serves metrics, health and the health check node ports.
+//!
+//! Not here yet: sizing of the connection tracking table, iptables and IPVS modes.
 
 pub mod decide;
+pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod names;

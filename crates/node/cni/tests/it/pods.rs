@@ -200,3 +200,43 @@ fn setting_a_pod_up_takes_milliseconds() {
     println!("setup {each:?} a pod, teardown {:?}", start.elapsed() / 50);
     assert!(each < Duration::from_millis(100), "{each:?}");
 }
+
+#[test]
+fn both_families() {
+    let Some(world) = World::new() else { return };
+    let mut config = world.config("10.244.3.0/24");
+    config.ranges.push("fd00:10:244:3::/112".parse().unwrap());
+    let network = skiff_cni::PodNetwork::open(config).unwrap();
+    let a = world.pod(&network, "a", &[]);
+    let b = world.pod(&network, "b", &[port(8080, None)]);
+    assert_eq!(b.made.ips, [ip("10.244.3.2"), ip("fd00:10:244:3::2")]);
+    let v4 = listen(&b.netns, "0.0.0.0:80");
+    assert_eq!(connect(&a.netns, "10.244.3.2:80", &v4).unwrap().ip(), a.ip);
+    drop(v4);
+    let v6 = listen(&b.netns, "[::]:80");
+    assert_eq!(connect(&a.netns, "[fd00:10:244:3::2]:80", &v6).unwrap().ip(), a.made.ips[1]);
+    // A host port over IPv6, to an address of the node.
+    let mut host = RouteSocket::open_in(&world.node).unwrap();
+    let up = host.link("up0").unwrap().unwrap().index;
+    host.add_address(up, ip("fd00:50::1"), 128).unwrap();
+    assert_eq!(connect(&a.netns, "[fd00:50::1]:8080", &v6).unwrap().ip(), a.made.ips[1]);
+    world.node.run(|| network.check("a", &a.path, "eth0")).unwrap().unwrap();
+
+    let server = world.node.run(|| UdpSocket::bind("[::]:5000").unwrap()).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut inside = RouteSocket::open_in(&a.netns).unwrap();
+    let eth = inside.link("eth0").unwrap().unwrap().index;
+    inside.add_address(eth, ip("fd00:10:244:3::77"), 128).unwrap();
+    for (from, text) in [("fd00:10:244:3::77", &b"spoofed"[..]), ("fd00:10:244:3::1", b"own")] {
+        let socket = a.netns.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+        socket.send_to(text, "[fd00:50::1]:5000").unwrap();
+    }
+    let mut buffer = [0; 16];
+    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"own");
+    let accept_ra = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", a.made.host_ifname);
+    let accept_ra = world.node.run(|| std::fs::read_to_string(accept_ra).unwrap()).unwrap();
+    assert_eq!(accept_ra.trim(), "0");
+    world.node.run(|| network.teardown("b", "eth0")).unwrap().unwrap();
+    assert_eq!(network.allocated().unwrap(), 2);
+}

@@ -16,6 +16,9 @@ use skiff_client::{Client, Transport};
 use skiff_linux::nft::{Batch, Family, Nft, Table};
 use skiff_net::Body;
 use skiff_proxy::{ProxyConfig, ProxyOptions, ProxyServer};
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::world::{World, ask, config};
@@ -49,7 +52,9 @@ impl Transport for FakeApi {
             Body::stream(Events(receiver))
         } else {
             let items = self.lists.get(resource.as_str()).cloned().unwrap_or_default();
-            Body::from(format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"5"}},"items":[{items}]}}"#))
+            Body::from(format!(
+                r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"5"}},"items":[{items}]}}"#
+            ))
         };
         Box::pin(async move { Ok(response.body(body).unwrap()) })
     }
@@ -93,6 +98,22 @@ async fn until(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn try_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    try_get(address, path).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_become_rules_and_stay_when_the_api_goes() {
     let Some(world) = World::new(3) else { return };
@@ -109,11 +130,38 @@ async fn objects_become_rules_and_stay_when_the_api_goes() {
     let proxier = skiff_proxy::Proxier::open_in(config.clone(), &world.node).unwrap();
     let options = ProxyOptions::new(config);
     let server = ProxyServer::spawn_with(proxier, &client, options, &supervisor, SystemClock::shared());
+    let any = "127.0.0.1:0".parse().unwrap();
+    let (metrics, health) =
+        skiff_proxy::http::spawn(&server, any, any, &supervisor, SystemClock::shared()).await.unwrap();
     let reached = |to: &str| ask(&world.pods[2], to).map(|(n, _)| n).ok();
     until("the first sync", || server.status().last_sync.is_some()).await;
     until("the cluster address", || reached("10.96.0.10:80") == Some(1)).await;
     until("the node port", || reached("192.168.60.1:30080") == Some(1)).await;
-    assert_eq!(server.healthz(std::time::SystemTime::now(), false).0, 200);
+    assert!(get(health, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(metrics, "/metrics").await.contains("kubeproxy_sync_proxy_rules_service_changes_total 1"));
+    assert!(get(metrics, "/proxyMode").await.ends_with("nftables"));
+    assert!(get(metrics, "/else").await.starts_with("HTTP/1.1 404"));
+
+    // A health check node port, that of the Service which wants one.
+    let port = free_port();
+    let wants = SERVICE
+        .replace(
+            "\"type\":\"NodePort\"",
+            &format!("\"type\":\"LoadBalancer\",\"externalTrafficPolicy\":\"Local\",\"healthCheckNodePort\":{port}"),
+        )
+        .replace("\"1\"}", "\"8\"}");
+    api.tell("services", "MODIFIED", &wants.replace('\n', "")).await;
+    let check = format!("127.0.0.1:{port}").parse().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let answer = loop {
+        if let Ok(answer) = try_get(check, "/").await {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "the health check node port never opened");
+        tokio::task::yield_now().await;
+    };
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"localEndpoints\": 1"), "{answer}");
+    assert!(answer.contains("X-Load-Balancing-Endpoint-Weight: 1"), "{answer}");
 
     api.tell("endpointslices", "MODIFIED", &slice(9, 2)).await;
     until("the new endpoint", || reached("10.96.0.10:80") == Some(2)).await;
@@ -126,7 +174,8 @@ async fn objects_become_rules_and_stay_when_the_api_goes() {
     until("rules put back within five seconds", || reached("10.96.0.10:80") == Some(2)).await;
 
     // The node is going away: balancers are told, traffic goes on.
-    let going = NODE.replace("\"uid\"", "\"deletionTimestamp\":\"2026-01-01T00:00:00Z\",\"uid\"").replace("\"1\"}", "\"10\"}");
+    let going =
+        NODE.replace("\"uid\"", "\"deletionTimestamp\":\"2026-01-01T00:00:00Z\",\"uid\"").replace("\"1\"}", "\"10\"}");
     api.tell("nodes", "MODIFIED", &going.replace('\n', "")).await;
     until("not eligible", || server.healthz(std::time::SystemTime::now(), false).0 == 503).await;
     assert_eq!(server.healthz(std::time::SystemTime::now(), true).0, 200);

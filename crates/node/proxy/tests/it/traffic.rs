@@ -5,10 +5,10 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use skiff_linux::nft::{Batch, Expr, Family, Nft, Table};
-use skiff_proxy::Service;
 use skiff_proxy::model::Protocol;
+use skiff_proxy::{Proxier, Service};
 
-use crate::world::{NODE, World, ask, ip, name, service, slice, tally};
+use crate::world::{NODE, NODE6, World, ask, config, ip, name, service, slice, tally};
 
 const CLUSTER: &str = "10.96.0.10:80";
 const BOTH: [(&str, &str); 2] = [("10.244.0.1", "node"), ("10.244.0.2", "node")];
@@ -51,12 +51,16 @@ fn nobody_to_send_to_is_refused_at_once() {
     let mut proxy = world.proxy();
     proxy.set_service(&name(), Some(service(Protocol::Tcp)));
     proxy.sync().unwrap();
-    let start = Instant::now();
-    for from in [&world.pods[1], &world.node] {
-        assert_eq!(ask(from, CLUSTER).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let node_port = format!("{NODE}:30080");
+    for (from, to) in [(&world.pods[1], CLUSTER), (&world.node, CLUSTER), (&world.client, node_port.as_str())] {
+        // The best of a few: a busy machine may lose a packet, which a client sends again after a second.
+        let refused = (0..5).map(|_| {
+            let start = Instant::now();
+            assert_eq!(ask(from, to).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            start.elapsed()
+        });
+        assert!(refused.min().unwrap() < Duration::from_millis(500));
     }
-    assert_eq!(ask(&world.client, &format!("{NODE}:30080")).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    assert!(start.elapsed() < Duration::from_secs(1));
 
     proxy.set_slice("default/web-1", Some(slice(Protocol::Tcp, &BOTH[..1])));
     proxy.sync().unwrap();
@@ -211,4 +215,35 @@ fn what_others_left_or_removed_is_replaced() {
     }
     proxy.cleanup().unwrap();
     assert!(!nft.has_table(Family::Ip, "kube-proxy").unwrap());
+}
+
+#[test]
+fn ipv6_has_a_table_of_its_own() {
+    let Some(world) = World::new(3) else { return };
+    let _servers = world.serve(2);
+    let mut config = config();
+    config.ipv6 = true;
+    config.node_port_addresses.push(ip(NODE6));
+    config.cluster_cidrs.push((ip("fd00:244::"), 64));
+    let mut proxy = Proxier::open_in(config, &world.node).unwrap();
+    let mut dual = service(Protocol::Tcp);
+    dual.cluster_ips.push(ip("fd00:96::10"));
+    let sticky = Service { affinity: Some(Duration::from_secs(60)), ..dual.clone() };
+    proxy.set_service(&name(), Some(dual));
+    proxy.set_slice("default/web-4", Some(slice(Protocol::Tcp, &BOTH)));
+    proxy.set_slice("default/web-6", Some(slice(Protocol::Tcp, &[("fd00:244::1", "node"), ("fd00:244::2", "node")])));
+    proxy.sync().unwrap();
+    assert_eq!(proxy.verify().unwrap(), 0);
+    let pod = &world.pods[2];
+    assert_eq!(tally(pod, CLUSTER, 30).len(), 2);
+    assert_eq!(tally(pod, "[fd00:96::10]:80", 30).len(), 2);
+    assert_eq!(ask(pod, "[fd00:96::10]:80").unwrap().1, ip("fd00:244::3"));
+    assert_eq!(ask(&world.client, &format!("[{NODE6}]:30080")).unwrap().1, ip(NODE6));
+    proxy.set_service(&name(), Some(sticky));
+    proxy.sync().unwrap();
+    assert_eq!(tally(pod, "[fd00:96::10]:80", 10).len(), 1);
+    proxy.set_slice("default/web-6", None);
+    proxy.sync().unwrap();
+    assert_eq!(ask(pod, "[fd00:96::10]:80").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(tally(pod, CLUSTER, 5).len(), 1, "the other family is as it was");
 }

@@ -11,6 +11,7 @@ use skiff_proxy::model::Protocol;
 use skiff_proxy::{Endpoint, EndpointPort, EndpointSlice, Proxier, ProxyConfig, Service, ServiceName, ServicePort};
 
 pub(crate) const NODE: &str = "192.168.60.1";
+pub(crate) const NODE6: &str = "fd00:60::1";
 
 pub(crate) fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
@@ -64,13 +65,17 @@ impl World {
         let up = route.link("up0").unwrap().unwrap().index;
         let default = Route { destination: None, gateway: Some(ip("192.168.60.2")), index: up, source: None };
         route.add_route(&default).unwrap();
+        let default6 = Route { gateway: Some(ip("fd00:244::200")), ..default };
+        route.add_route(&default6).unwrap();
         let all = (1..=pods).map(|n| {
             let pod = NetNs::create().unwrap();
             join(&mut route, &format!("pod{n}"), NODE, &pod, &format!("10.244.0.{n}"), n);
             pod
         });
         let pods = all.collect();
-        node.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap()).unwrap();
+        for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            node.run(|| std::fs::write(format!("/proc/sys/net/{switch}"), "1").unwrap()).unwrap();
+        }
         Some(Self { node, client, pods })
     }
 
@@ -107,6 +112,17 @@ fn join(route: &mut RouteSocket, near: &str, node_ip: &str, far: &NetNs, far_ip:
     inside.add_permanent_neighbour(eth, ip(node_ip), macs[0]).unwrap();
     let to_node = Route { destination: Some((ip(node_ip), 32)), gateway: None, index: eth, source: None };
     inside.add_route(&to_node).unwrap();
+    // The same in IPv6, addresses by number.
+    let (node6, far6) = (ip(NODE6), ip(&format!("fd00:244::{n}")));
+    if n == 200 {
+        route.add_address(index, node6, 128).unwrap();
+    }
+    route.add_permanent_neighbour(index, far6, macs[1]).unwrap();
+    route.add_route(&Route { destination: Some((far6, 128)), gateway: None, index, source: None }).unwrap();
+    inside.add_address(eth, far6, 128).unwrap();
+    inside.add_permanent_neighbour(eth, node6, macs[0]).unwrap();
+    inside.add_route(&Route { destination: Some((node6, 128)), gateway: None, index: eth, source: None }).unwrap();
+    inside.add_route(&Route { destination: None, gateway: Some(node6), index: eth, source: None }).unwrap();
     let default = Route { destination: None, gateway: Some(ip(node_ip)), index: eth, source: None };
     inside.add_route(&default).unwrap();
 }
@@ -121,16 +137,17 @@ pub(crate) struct Server {
 impl Server {
     fn start(netns: &NetNs, n: u8) -> Self {
         let address = SocketAddr::new(IpAddr::from([10, 244, 0, n]), 8080);
-        let listener = netns.run(|| TcpListener::bind(("0.0.0.0", 8080)).unwrap()).unwrap();
+        let listener = netns.run(|| TcpListener::bind("[::]:8080").unwrap()).unwrap();
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
                 let Ok(peer) = stream.peer_addr() else { continue };
                 // The last one comes from drop: from the pod's own loopback.
-                if peer.ip().is_loopback() {
+                let ip = peer.ip().to_canonical();
+                if ip.is_loopback() {
                     return;
                 }
-                stream.write_all(format!("{n} {}", peer.ip()).as_bytes()).ok();
+                stream.write_all(format!("{n} {ip}").as_bytes()).ok();
             }
         });
         let again = NetNs::open(netns.proc_path()).unwrap();
