@@ -377,7 +377,13 @@ impl DiskFile for RamFile {
         if length > now {
             let tracks = state.tracks;
             let file = state.file(id)?;
-            file.content.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+            let length_in_memory = usize::try_from(length).unwrap_or(usize::MAX);
+            if file.content.is_empty() {
+                // Zeros from the allocator cost no memory until they are written.
+                file.content = vec![0; length_in_memory];
+            } else {
+                file.content.resize(length_in_memory, 0);
+            }
             if tracks {
                 file.unsynced.push(Change::Resize(length));
             }

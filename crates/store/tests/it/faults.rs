@@ -274,6 +274,51 @@ fn a_seed_repeats_itself() {
     assert_ne!(run(5).0, run(6).0);
 }
 
+/// Whatever stands in the files, opening says what is wrong with it; it neither panics nor takes memory for it.
+#[test]
+fn garbage_is_refused_without_a_panic() {
+    use skiff_store::embedded::disk::Disk;
+    for_seeds(300, |seed| {
+        let (mut world, whole) = filled(seed % 3, true);
+        let mut random = Random(seed);
+        let files = whole.files();
+        let (name, length) = &files[random.below(files.len() as u64) as usize];
+        let disk = whole.copy();
+        let file = disk.open(name).unwrap();
+        match random.below(4) {
+            // Bytes from anywhere.
+            0 => {
+                let noise: Vec<u8> = (0..1 + random.below(2_000)).map(|_| random.number() as u8).collect();
+                file.write_at(random.below(*length), &noise).unwrap();
+            }
+            // Cut short.
+            1 => file.truncate(random.below(*length)).unwrap(),
+            // A sector of another file.
+            2 => {
+                let (other, other_length) = &files[random.below(files.len() as u64) as usize];
+                let mut sector = vec![0; 512.min(*other_length as usize)];
+                disk.open(other).unwrap().read_at(0, &mut sector).unwrap();
+                file.write_at(random.below(length / 512 + 1) * 512, &sector).unwrap();
+            }
+            // A whole file of noise under a name that counts.
+            _ => {
+                let name =
+                    format!("{}{:016x}", ["log-", "checkpoint-"][random.below(2) as usize], random.below(1 << 20));
+                let noise: Vec<u8> = (0..random.below(5_000)).map(|_| random.number() as u8).collect();
+                if let Ok(file) = disk.create(&name, false) {
+                    file.write_at(0, &noise).unwrap();
+                }
+            }
+        }
+        world.disk = disk;
+        match world.open() {
+            Ok((engine, _steps)) => drop(crate::world::held(&engine)),
+            Err(StoreError::Corrupt { .. } | StoreError::Io { .. }) => {}
+            Err(other) => panic!("{name}: {other}"),
+        }
+    });
+}
+
 /// A newer format is refused by its number.
 #[test]
 fn a_newer_format_is_refused_by_name() {
