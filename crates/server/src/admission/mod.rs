@@ -89,6 +89,14 @@ pub trait Reader: Send + Sync {
     fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Option<Arc<Value>>;
     /// Objects from the watch cache, in the storage version.
     fn list(&self, resource: &GroupResource, namespace: Option<&str>) -> Vec<Arc<Value>>;
+    /// Objects whose selectable field (`spec.nodeName`) has this value. The registry finds them by what it keeps of every
+    /// object; only they are decoded.
+    fn list_by_field(&self, resource: &GroupResource, field: &str, value: &str) -> Vec<Arc<Value>> {
+        let path: Vec<&str> = field.split('.').collect();
+        let mut found = self.list(resource, None);
+        found.retain(|object| object.str_at(&path) == value);
+        found
+    }
     /// A number that changes whenever anything of this resource does, so that readers can keep what they derived.
     fn generation(&self, resource: &GroupResource) -> u64;
     /// A consistent read from the store.

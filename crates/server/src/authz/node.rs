@@ -1,7 +1,7 @@
 //! Nodes may read what their pods need, and write what is theirs (`plugin/pkg/auth/authorizer/node`).
 //!
-//! Upstream keeps a graph from pods to what they name. Here the same edges stand in one map, *thing* to *nodes that may
-//! read it, and how many pods say so*; it follows the pods cache by generation, and touches only pods that changed.
+//! Upstream keeps a graph of everything from pods to what they name. Here a node's part of it is made when that node
+//! asks and a pod has changed since: from the pods on that node alone, which the registry finds without decoding others.
 
 use super::{Decide, Decision, Question};
 use crate::admission::Reader;
@@ -29,34 +29,20 @@ struct Thing {
     name: String,
 }
 
-/// A pod, with the node and the things that it gave it. The object tells whether it has changed.
-struct Seen {
-    pod: Arc<Value>,
-    node: String,
-    things: Vec<Thing>,
-    pass: u64,
-}
-
-/// Namespace and name, borrowed: looking at a pod that has not changed allocates nothing.
-#[derive(Hash)]
-struct PodRef<'a>(&'a str, &'a str);
-impl hashbrown::Equivalent<(String, String)> for PodRef<'_> {
-    fn equivalent(&self, key: &(String, String)) -> bool {
-        self.0 == key.0 && self.1 == key.1
-    }
+/// What one node's pods lead to.
+struct NodeThings {
+    /// Of the pods, when this was made.
+    generation: u64,
+    things: HashSet<Thing>,
+    /// Namespaces and names of the pods themselves.
+    pods: HashSet<(String, String)>,
 }
 
 #[derive(Default)]
 struct Graph {
-    pods_generation: u64,
     volumes_generation: u64,
     attachments_generation: u64,
-    /// Pods seen on nodes, and those on none (which give nothing).
-    pods: hashbrown::HashMap<(String, String), Seen>,
-    /// Counts the looks at the pods, so that those that are gone show.
-    pass: u64,
-    /// Thing, then node, then how many pods.
-    readers: HashMap<Thing, HashMap<String, usize>>,
+    nodes: HashMap<String, NodeThings>,
     /// What bound volumes name, the volumes included, to their claims (namespace and name).
     volumes: HashMap<Thing, Vec<(String, String)>>,
     attachments: HashMap<String, String>,
@@ -85,7 +71,6 @@ impl NodeAuthorizer {
             volume_attachments: GroupResource::new("storage.k8s.io", "volumeattachments"),
             // No generation is this one, so that the first question reads everything.
             graph: Mutex::new(Graph {
-                pods_generation: u64::MAX,
                 volumes_generation: u64::MAX,
                 attachments_generation: u64::MAX,
                 ..Graph::default()
@@ -97,34 +82,39 @@ impl NodeAuthorizer {
     fn may_read(&self, node: &str, wanted: &Thing) -> bool {
         let mut graph = self.graph.lock();
         self.refresh(&mut graph);
-        let named = |wanted: &Thing| graph.readers.get(wanted).is_some_and(|nodes| nodes.contains_key(node));
-        if named(wanted) {
+        self.refresh_node(&mut graph, node);
+        let Some(own) = graph.nodes.get(node) else { return false };
+        if own.things.contains(wanted) {
             return true;
         }
         // Through a claim to its volume, and to the secrets that the volume names.
         let claims = graph.volumes.get(wanted).map(Vec::as_slice).unwrap_or_default();
-        claims.iter().any(|(namespace, name)| named(&thing("persistentvolumeclaims", namespace, name)))
+        claims.iter().any(|(namespace, name)| own.things.contains(&thing("persistentvolumeclaims", namespace, name)))
+    }
+
+    /// Whether a pod is on `node`.
+    fn has_pod(&self, node: &str, namespace: &str, name: &str) -> bool {
+        let mut graph = self.graph.lock();
+        self.refresh_node(&mut graph, node);
+        graph.nodes.get(node).is_some_and(|own| own.pods.contains(&(namespace.to_owned(), name.to_owned())))
+    }
+
+    fn refresh_node(&self, graph: &mut Graph, node: &str) {
+        // Read before the pods: what changes meanwhile is seen by the next question.
+        let generation = self.reader.generation(&self.pods);
+        if graph.nodes.get(node).is_some_and(|own| own.generation == generation) {
+            return;
+        }
+        let mut own = NodeThings { generation, things: HashSet::new(), pods: HashSet::new() };
+        for pod in self.reader.list_by_field(&self.pods, "spec.nodeName", node) {
+            let text = |key| pod.str_at(&["metadata", key]).to_owned();
+            own.pods.insert((text("namespace"), text("name")));
+            own.things.extend(pod_things(&pod));
+        }
+        graph.nodes.insert(node.to_owned(), own);
     }
 
     fn refresh(&self, graph: &mut Graph) {
-        let generation = self.reader.generation(&self.pods);
-        if generation != graph.pods_generation {
-            graph.pods_generation = generation;
-            graph.pass += 1;
-            let pass = graph.pass;
-            for pod in self.reader.list(&self.pods, None) {
-                let key = PodRef(pod.str_at(&["metadata", "namespace"]), pod.str_at(&["metadata", "name"]));
-                match graph.pods.get_mut(&key) {
-                    Some(seen) if Arc::ptr_eq(&seen.pod, &pod) => seen.pass = pass,
-                    _ => graph.learn(&pod),
-                }
-            }
-            let gone: Vec<(String, String)> =
-                graph.pods.iter().filter(|(_, seen)| seen.pass != pass).map(|(key, _)| key.clone()).collect();
-            for key in gone {
-                graph.forget(&key);
-            }
-        }
         let generation = self.reader.generation(&self.persistent_volumes);
         if generation != graph.volumes_generation {
             graph.volumes_generation = generation;
@@ -146,35 +136,6 @@ impl NodeAuthorizer {
                 .iter()
                 .map(|one| (one.str_at(&["metadata", "name"]).to_owned(), one.str_at(&["spec", "nodeName"]).to_owned()))
                 .collect();
-        }
-    }
-}
-
-impl Graph {
-    fn learn(&mut self, pod: &Arc<Value>) {
-        let key = (pod.str_at(&["metadata", "namespace"]).to_owned(), pod.str_at(&["metadata", "name"]).to_owned());
-        self.forget(&key);
-        let node = pod.str_at(&["spec", "nodeName"]).to_owned();
-        let things = if node.is_empty() { Vec::new() } else { pod_things(pod) };
-        for one in &things {
-            *self.readers.entry(one.clone()).or_default().entry(node.clone()).or_default() += 1;
-        }
-        self.pods.insert(key, Seen { pod: Arc::clone(pod), node, things, pass: self.pass });
-    }
-
-    fn forget(&mut self, key: &(String, String)) {
-        let Some(Seen { node, things, .. }) = self.pods.remove(key) else { return };
-        for one in things {
-            let Some(nodes) = self.readers.get_mut(&one) else { continue };
-            if let Some(count) = nodes.get_mut(&node) {
-                *count -= 1;
-                if *count == 0 {
-                    nodes.remove(&node);
-                }
-            }
-            if nodes.is_empty() {
-                self.readers.remove(&one);
-            }
         }
     }
 }
@@ -374,12 +335,7 @@ impl Decide for NodeAuthorizer {
                 }
             }
             ("", "nodes") => Self::own_node(node, question),
-            ("", "pods") => Self::pods(node, question, || {
-                let mut graph = self.graph.lock();
-                self.refresh(&mut graph);
-                let key = PodRef(question.namespace, question.name);
-                graph.pods.get(&key).is_some_and(|seen| seen.node == node)
-            }),
+            ("", "pods") => Self::pods(node, question, || self.has_pod(node, question.namespace, question.name)),
             ("", "services") if question.subresource.is_empty() && question.is_read_only() => yes(),
             ("", "events") if matches!(question.verb, "create" | "update" | "patch") => yes(),
             ("events.k8s.io", "events") if matches!(question.verb, "create" | "update" | "patch") => yes(),

@@ -111,8 +111,9 @@ struct Index {
     generations: [u64; 4],
     cluster: Subjects,
     namespaces: HashMap<String, Subjects>,
-    /// Parsed roles with the object they came from.
-    roles: HashMap<(RoleKind, String, String), (Arc<Value>, Rules)>,
+    /// Parsed roles with the resource version that they came from. (The objects themselves are not held: they are large,
+    /// and the registry drops trees that nobody uses.)
+    roles: HashMap<(RoleKind, String, String), (String, Rules)>,
 }
 
 /// The RBAC authorizer.
@@ -166,11 +167,12 @@ impl Rbac {
             for role in self.reader.list(&self.resources[which], None) {
                 let namespace = role.str_at(&["metadata", "namespace"]).to_owned();
                 let key = (kind, namespace, role.str_at(&["metadata", "name"]).to_owned());
+                let version = role.str_at(&["metadata", "resourceVersion"]);
                 let rules = match old.roles.get(&key) {
-                    Some((known, rules)) if Arc::ptr_eq(known, &role) => Arc::clone(rules),
+                    Some((known, rules)) if !version.is_empty() && known == version => Arc::clone(rules),
                     _ => Rule::all(&role).into(),
                 };
-                index.roles.insert(key, (role, rules));
+                index.roles.insert(key, (version.to_owned(), rules));
             }
         }
         for which in [CLUSTER_ROLE_BINDINGS, ROLE_BINDINGS] {

@@ -42,6 +42,21 @@ impl Reader for Registry {
         snapshot.range(&prefix, &prefix).filter_map(|entry| entry.tree(scope.cache.codec()).ok()).collect()
     }
 
+    fn list_by_field(&self, resource: &GroupResource, field: &str, value: &str) -> Vec<Arc<Value>> {
+        let Some(scope) = self.scope_of(resource) else { return Vec::new() };
+        let codec = scope.cache.codec();
+        let Some(index) = codec.fields().iter().position(|own| own.name == field) else { return Vec::new() };
+        let prefix = scope.key_prefix("");
+        let snapshot = scope.cache.snapshot(self.feed.applied());
+        snapshot
+            .range(&prefix, &prefix)
+            .filter(|entry| {
+                entry.facts(codec).is_ok_and(|facts| facts.fields.get(index).is_some_and(|own| **own == *value))
+            })
+            .filter_map(|entry| entry.tree_once(codec).ok())
+            .collect()
+    }
+
     fn generation(&self, resource: &GroupResource) -> u64 {
         self.scope_of(resource).map_or(0, |scope| scope.cache.generation())
     }
