@@ -36,6 +36,12 @@ pub(super) struct Written {
     pub(super) warnings: Vec<String>,
 }
 
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.entry.settle();
+    }
+}
+
 impl Registry {
     /// Mutating admission.
     pub(super) async fn admit(&self, attributes: &mut Attributes<'_>) -> Result<(), ApiError> {

@@ -77,7 +77,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            cache_bytes: 48 << 20,
+            cache_bytes: 32 << 20,
             compaction_interval: Duration::from_secs(300),
             event_ttl: Duration::from_secs(3600),
         }
@@ -271,10 +271,14 @@ impl Registry {
         Ok((found.unwrap_or(0), answer.revision))
     }
 
+    /// Makes room every ten seconds, and at once (but not all the time) when something found none.
     async fn sweep_forever(&self) {
         loop {
-            self.clock.sleep(Duration::from_secs(10)).await;
-            self.feed.sweep(self.limits.cache_bytes / 2);
+            tokio::select! {
+                () = self.clock.sleep(Duration::from_secs(10)) => {}
+                () = self.feed.ledger().pressed() => self.clock.sleep(Duration::from_millis(500)).await,
+            }
+            self.feed.sweep(self.limits.cache_bytes / 3);
         }
     }
 }

@@ -8,7 +8,8 @@ use skiff_machinery::{ApiError, Value};
 use skiff_store::Revision;
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
+use tokio::sync::Notify;
 
 /// Media types whose encodings are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,14 @@ impl Encoding {
 enum Made {
     Encoding(Arc<Encoding>),
     Object(Arc<Object>, AtomicBool),
+    /// Beyond the budget: shared for as long as somebody else holds it.
+    Elsewhere(Weak<Object>),
+}
+
+impl Made {
+    fn is_encoding(&self) -> bool {
+        matches!(self, Self::Encoding(_))
+    }
 }
 
 /// Counts the bytes of all encodings and trees, so that they can be kept under a budget.
@@ -74,6 +83,8 @@ enum Made {
 pub struct Ledger {
     bytes: AtomicUsize,
     budget: usize,
+    /// Told when something was not kept for want of room.
+    pressure: Notify,
 }
 
 impl Default for Ledger {
@@ -85,7 +96,11 @@ impl Default for Ledger {
 impl Ledger {
     /// With a budget in bytes: beyond it nothing more is kept, trees not beyond half of it.
     pub fn new(budget: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), budget }
+        Self { bytes: AtomicUsize::new(0), budget, pressure: Notify::new() }
+    }
+    /// Ends when something is not kept for want of room.
+    pub async fn pressed(&self) {
+        self.pressure.notified().await;
     }
     /// The budget.
     pub fn budget(&self) -> usize {
@@ -125,6 +140,8 @@ pub struct Entry {
     facts: OnceLock<Facts>,
     /// The tree of a prepared entry, until its revision is known.
     expected: Mutex<Option<Value>>,
+    /// The tree of an entry that was just written, until its writer has answered.
+    fresh: Mutex<Option<Arc<Object>>>,
     /// Trees (in the storage version, under [`STORAGE`]) and encodings.
     made: Mutex<SmallVec<[(Slot, Media, Made); 2]>>,
     ledger: Arc<Ledger>,
@@ -153,6 +170,7 @@ impl Entry {
             stored,
             facts: OnceLock::new(),
             expected: Mutex::default(),
+            fresh: Mutex::default(),
             made: Mutex::default(),
             ledger,
         }
@@ -167,8 +185,15 @@ impl Entry {
             if let Some(map) = tree.as_object_mut() {
                 map.object_mut("metadata").insert("resourceVersion", revision.to_string());
             }
-            self.keep_tree(Arc::new(tree));
+            let object = Arc::new(Object::new(Arc::new(tree)));
+            *self.fresh.lock() = Some(Arc::clone(&object));
+            self.keep(STORAGE, Media::Json, Made::Object(object, AtomicBool::new(true)));
         }
+    }
+
+    /// The writer has answered: what is not kept under the budget may go.
+    pub fn settle(&self) {
+        *self.fresh.lock() = None;
     }
 
     /// Nothing will be written: the tree is what is answered, under the old resource version when there is one.
@@ -241,6 +266,7 @@ impl Entry {
                 used.store(true, Ordering::Relaxed);
                 Some(Arc::clone(object))
             }
+            Made::Elsewhere(object) if *own == slot => object.upgrade(),
             _ => None,
         })
     }
@@ -324,35 +350,48 @@ impl Entry {
 
     fn keep(&self, slot: Slot, media: Media, made: Made) {
         let mut all = self.made.lock();
-        let same_sort = |other: &Made| {
-            matches!((other, &made), (Made::Encoding(_), Made::Encoding(_)) | (Made::Object(..), Made::Object(..)))
+        let same = |own: &Slot, own_media: &Media, other: &Made| {
+            *own == slot && *own_media == media && other.is_encoding() == made.is_encoding()
         };
-        if all.iter().any(|(own, own_media, other)| *own == slot && *own_media == media && same_sort(other)) {
-            return;
+        let known = all.iter().position(|(own, own_media, other)| same(own, own_media, other));
+        match known {
+            Some(index) if matches!(all[index].2, Made::Elsewhere(_)) => {
+                all.remove(index);
+            }
+            Some(_) => return,
+            None => {}
         }
         let cost = self.cost(&made);
-        let limit = if matches!(made, Made::Object(..)) { self.ledger.budget / 2 } else { self.ledger.budget };
-        if self.ledger.bytes() + cost > limit {
+        let limit = if made.is_encoding() { self.ledger.budget } else { self.ledger.budget / 2 };
+        if self.ledger.bytes() + cost <= limit {
+            self.ledger.bytes.fetch_add(cost, Ordering::Relaxed);
+            all.push((slot, media, made));
             return;
         }
-        self.ledger.bytes.fetch_add(cost, Ordering::Relaxed);
-        all.push((slot, media, made));
+        self.ledger.pressure.notify_one();
+        if let Made::Object(object, _) = &made {
+            all.push((slot, media, Made::Elsewhere(Arc::downgrade(object))));
+        }
     }
 
     fn cost(&self, made: &Made) -> usize {
         match made {
             Made::Encoding(encoding) => encoding.bytes.len() + size_of::<Encoding>(),
             Made::Object(..) => self.stored.len() * TREE_FACTOR,
+            Made::Elsewhere(_) => 0,
         }
     }
 
     /// Drops what was not asked for since the last sweep; with `all`, everything.
     pub fn sweep(&self, all: bool) {
+        // Writers that were abandoned before they answered leave theirs behind.
+        self.settle();
         let mut freed = 0;
         self.made.lock().retain(|(_, _, made)| {
             let used = match made {
                 Made::Encoding(encoding) => encoding.used.swap(false, Ordering::Relaxed),
                 Made::Object(_, used) => used.swap(false, Ordering::Relaxed),
+                Made::Elsewhere(object) => object.strong_count() > 0,
             };
             if used && !all {
                 return true;
