@@ -261,6 +261,7 @@ impl Embedded {
     }
 
     /// Writes a consistent copy of the store as of now, which [`restore`] takes. Blocks; writers go on meanwhile.
+    /// Until it is written, history from its revision on stays in memory, so `out` should not be a slow peer.
     pub fn snapshot(&self, out: &mut dyn io::Write) -> Result<Revision, StoreError> {
         let (base, pin) = {
             let state = self.shared.state.read();
@@ -407,7 +408,9 @@ impl Embedded {
                 + open * self.shared.tuning.segment_bytes
                 + files.checkpoint.map_or(0, |(_, size)| size),
             size_in_use: state.index.live_bytes(),
-            alarm: full.then(|| StoreError::NoSpace.to_string()),
+            alarm: full
+                .then(|| StoreError::NoSpace.to_string())
+                .or_else(|| self.shared.no_segment.lock().as_ref().map(ToString::to_string)),
         })
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) durable_batch: AtomicU64,
     /// Whether the disk refused the next segment.
     pub(crate) full: AtomicBool,
+    /// Why else the next segment could not be made.
+    pub(crate) no_segment: Mutex<Option<StoreError>>,
     /// Signalled when there is something to commit.
     pub(crate) commit: Signal,
     /// Signalled when segments or the ring need care.
@@ -238,6 +240,7 @@ impl Shared {
             pins: Mutex::default(),
             durable_batch: AtomicU64::new(0),
             full: AtomicBool::new(false),
+            no_segment: Mutex::default(),
             commit: Signal::default(),
             space: Signal::default(),
             checkpoint: Signal::default(),
@@ -360,6 +363,9 @@ impl Shared {
         }
         if self.full.load(Ordering::Acquire) {
             return Err(StoreError::NoSpace.into());
+        }
+        if let Some(error) = &*self.no_segment.lock() {
+            return Err(error.clone().into());
         }
         self.space.raise();
         Err(Refused::WaitForRoom)

@@ -7,6 +7,7 @@
 use super::disk;
 use super::recover;
 use super::shared::Shared;
+use crate::StoreError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -49,21 +50,28 @@ pub(crate) fn prepare_ahead(shared: &Shared) -> bool {
                 files.prepared.push_back(prepared);
             }
             shared.refresh_room(&mut shared.state.write());
-            if shared.full.swap(false, Ordering::AcqRel) {
-                tracing::info!(disk = shared.disk.describe(), "space is back: writes go on");
+            let broken = shared.no_segment.lock().take().is_some();
+            if shared.full.swap(false, Ordering::AcqRel) || broken {
+                tracing::info!(disk = shared.disk.describe(), "log segments can be made again: writes go on");
             }
             shared.room_changed.notify_waiters();
             true
         }
         Err(error) => {
-            let full = disk::is_full(&error);
-            if full && !shared.full.swap(true, Ordering::AcqRel) {
-                tracing::error!(
-                    disk = shared.disk.describe(),
-                    "no space left: writes are refused, reads and deletes go on until space returns"
-                );
-            } else if !full {
-                tracing::error!(%error, "the next log segment cannot be made");
+            let disk = shared.disk.describe();
+            if disk::is_full(&error) {
+                if !shared.full.swap(true, Ordering::AcqRel) {
+                    tracing::error!(
+                        disk,
+                        "no space left: writes are refused, reads and deletes go on until space returns"
+                    );
+                }
+            } else {
+                let error = StoreError::io(format!("making the next log segment in {disk}"), error);
+                let known = shared.no_segment.lock().replace(error.clone()).is_some();
+                if !known {
+                    tracing::error!(%error, "writes are refused when the current segment is full, until this succeeds");
+                }
             }
             shared.room_changed.notify_waiters();
             false

@@ -151,6 +151,28 @@ async fn space_is_bounded_without_a_hand() {
     assert!(most < 4 << 20, "15 MB of updates of 20 keys took up to {most} bytes");
 }
 
+/// Not only a full disk can refuse the next segment.
+#[tokio::test]
+async fn a_directory_that_is_gone_refuses_writes_by_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    let directory = scratch.path().join("store");
+    let tuning = Tuning { segment_bytes: 256 << 10, max_request_bytes: 16 << 10, ..Tuning::default() };
+    let store = Embedded::open(&directory, Options { tuning, ..Options::default() }).unwrap();
+    // The engine may be making its second segment just then.
+    while directory.exists() {
+        drop(std::fs::remove_dir_all(&directory));
+    }
+    let refused = loop {
+        if let Err(error) = store.txn(put("k", vec![b'x'; 10_000])).await {
+            break error;
+        }
+        assert!(store.revision() < 1_000, "writes go nowhere");
+    };
+    assert!(refused.to_string().contains("making the next log segment"), "{refused}");
+    assert!(store.status().await.unwrap().alarm.is_some());
+    assert!(store.get(b"k").unwrap().is_some(), "reads go on");
+}
+
 /// A tmpfs of its own, gone at the end.
 struct Mounted(PathBuf);
 

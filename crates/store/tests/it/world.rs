@@ -419,6 +419,7 @@ fn ended(outcome: &Result<(), StoreError>) -> Ended {
         Err(StoreError::OutcomeUnknown(_)) => Ended::Unknown,
         Err(
             StoreError::NoSpace
+            | StoreError::Io { .. }
             | StoreError::Unavailable(_)
             | StoreError::Compacted { .. }
             | StoreError::FutureRevision { .. },
