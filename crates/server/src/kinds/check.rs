@@ -138,3 +138,12 @@ pub(crate) fn label_selector(errors: &mut ErrorList, path: &FieldPath<'_>, selec
         errors.extend(skiff_machinery::selector::validate_label_selector(selector, path, false));
     }
 }
+
+/// The text of a quantity as it stands in messages.
+pub(crate) fn quantity_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => skiff_machinery::quantity::Quantity::canonical(text).unwrap_or_else(|_| text.clone()),
+        Value::Int(number) => number.to_string(),
+        _ => String::new(),
+    }
+}

@@ -17,6 +17,7 @@ mod strategy;
 mod table;
 pub(crate) mod tree;
 mod unbuilt;
+mod workloads;
 
 use crate::request::RequestContext;
 use skiff_machinery::schema::Type;
@@ -272,3 +273,6 @@ pub trait Reservation: Send {
     /// The object was not stored: what was taken is given back.
     fn roll_back(self: Box<Self>) -> HookFuture<'static, ()>;
 }
+
+#[cfg(test)]
+mod tests;

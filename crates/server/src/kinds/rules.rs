@@ -2,7 +2,7 @@
 
 use super::core::{defaults as core, pod, prepare as prep, service_validation};
 use super::strategy::{Rules, View};
-use super::{defaults as groups, names, prepare};
+use super::{defaults as groups, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
 
@@ -28,13 +28,13 @@ kinds! { rules:
     "" "nodes" => { keep_status: true, default: |_, object| core::node(object) },
     "" "persistentvolumeclaims" => { create: prep::persistent_volume_claim_create, update: prep::persistent_volume_claim_update, default: |_, object| core::persistent_volume_claim(object) },
     "" "persistentvolumes" => { create: prep::persistent_volume_create, views: &[("status", View { update: Some(prep::persistent_volume_status), ..View::PLAIN })], default: |_, object| core::persistent_volume(object) },
-    "" "pods" => { create: prep::pod_create, grace: prep::pod_grace, views: &[
-        ("status", View { update: Some(prep::pod_status), ..View::PLAIN }),
-        ("ephemeralcontainers", View { update: Some(prep::pod_ephemeral_containers), ..View::PLAIN }),
-        ("resize", View { update: Some(prep::pod_resize), ..View::PLAIN }),
+    "" "pods" => { validate: pod::validation::validate, validate_update: pod::validation::validate_update, create: prep::pod_create, grace: prep::pod_grace, views: &[
+        ("status", View { update: Some(prep::pod_status), validate_update: pod::validation::validate_status }),
+        ("ephemeralcontainers", View { update: Some(prep::pod_ephemeral_containers), validate_update: pod::validation::validate_ephemeral_containers }),
+        ("resize", View { update: Some(prep::pod_resize), validate_update: pod::validation::validate_resize }),
     ], default: |_, object| pod::defaults::pod(object) },
     "" "podtemplates" => { create_on_update: true, default: |_, object| core::pod_template(object) },
-    "" "replicationcontrollers" => { default: |_, object| core::replication_controller(object) },
+    "" "replicationcontrollers" => { validate: workloads::replication_controller, validate_update: workloads::replication_controller_update, views: &[("status", View { validate_update: workloads::replicas_status, ..View::PLAIN })], default: |_, object| core::replication_controller(object) },
     "" "secrets" => { update: prep::secret_update, default: |_, object| core::secret(object) },
     "" "services" => { validate: service_validation::validate, validate_update: service_validation::validate_update, views: &[("status", View { validate_update: service_validation::validate_status, ..View::PLAIN })], update: prep::service_update, create_on_update: true, default: |_, object| core::service(object), name: names::label },
     "admissionregistration.k8s.io" "mutatingadmissionpolicies" => { default: |_, object| groups::admission_policy(object) },
@@ -45,13 +45,13 @@ kinds! { rules:
     "admissionregistration.k8s.io" "validatingwebhookconfigurations" => { unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
     "apiextensions.k8s.io" "customresourcedefinitions" => { unconditional_update: false, default: |_, object| groups::custom_resource_definition(object) },
     "apiregistration.k8s.io" "apiservices" => { unconditional_update: false, default: |_, object| groups::api_service(object) },
-    "apps" "daemonsets" => { create: prepare::daemon_set_create, update: prepare::daemon_set_update, default: |_, object| groups::daemon_set(object) },
-    "apps" "deployments" => { generation_also: &["annotations"], default: |_, object| groups::deployment(object) },
-    "apps" "replicasets" => { default: |_, object| groups::replica_set(object) },
-    "apps" "statefulsets" => { default: |_, object| groups::stateful_set(object) },
+    "apps" "daemonsets" => { validate: workloads::daemon_set, validate_update: workloads::daemon_set_update, views: &[("status", View { validate_update: workloads::daemon_set_status, ..View::PLAIN })], create: prepare::daemon_set_create, update: prepare::daemon_set_update, default: |_, object| groups::daemon_set(object) },
+    "apps" "deployments" => { validate: workloads::deployment, validate_update: workloads::deployment_update, views: &[("status", View { validate_update: workloads::replicas_status, ..View::PLAIN })], generation_also: &["annotations"], default: |_, object| groups::deployment(object) },
+    "apps" "replicasets" => { validate: workloads::replica_set, validate_update: workloads::replica_set_update, views: &[("status", View { validate_update: workloads::replicas_status, ..View::PLAIN })], default: |_, object| groups::replica_set(object) },
+    "apps" "statefulsets" => { validate: workloads::stateful_set, validate_update: workloads::stateful_set_update, views: &[("status", View { validate_update: workloads::replicas_status, ..View::PLAIN })], default: |_, object| groups::stateful_set(object) },
     "autoscaling" "horizontalpodautoscalers" => { default: groups::autoscaler },
-    "batch" "cronjobs" => { default: |_, object| groups::cron_job(object) },
-    "batch" "jobs" => { create: prepare::job_create, default: |_, object| groups::job(object) },
+    "batch" "cronjobs" => { validate: workloads::cron_job, validate_update: workloads::cron_job_update, default: |_, object| groups::cron_job(object) },
+    "batch" "jobs" => { validate: workloads::job, validate_update: workloads::job_update, views: &[("status", View { validate_update: workloads::job_status, ..View::PLAIN })], create: prepare::job_create, default: |_, object| groups::job(object) },
     "discovery.k8s.io" "endpointslices" => { generation_also: &["labels"], default: |_, object| groups::endpoint_slice(object) },
     "flowcontrol.apiserver.k8s.io" "flowschemas" => { unconditional_update: false, default: |_, object| groups::flow_schema(object) },
     "flowcontrol.apiserver.k8s.io" "prioritylevelconfigurations" => { unconditional_update: false, default: |_, object| groups::priority_level(object) },
