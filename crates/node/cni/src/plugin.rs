@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cidr::Cidr;
-use crate::config::{is_identifier, is_interface_name};
+use crate::config::{NetworkConfig, is_identifier, is_interface_name};
 use crate::pod::{PodInterface, PodNetwork, PodNetworkConfig, PodNetworkError, PortMapping, SetupRequest};
 use crate::types::{
     CURRENT_VERSION, CniError, CniResult, Interface, IpConfig, Route, SUPPORTED_VERSIONS, at_least, code,
@@ -22,6 +22,24 @@ use crate::types::{
 
 /// The name by which lists ask for it.
 pub const TYPE: &str = "skiff";
+
+/// The network list of this plugin alone, for a node without any in `/etc/cni/net.d`; its `bytes` can be written there.
+pub fn network_list(config: &PodNetworkConfig) -> NetworkConfig {
+    let list = json!({
+        "cniVersion": CURRENT_VERSION,
+        "name": config.name,
+        "plugins": [{
+            "type": TYPE,
+            "podCIDRs": config.ranges,
+            "clusterCIDRs": config.cluster_cidrs,
+            "mtu": config.mtu,
+            "masquerade": config.masquerade,
+            "dataDir": config.data_dir,
+            "capabilities": { "portMappings": true },
+        }],
+    });
+    NetworkConfig::parse(list.to_string().as_bytes(), "(built in)").expect("what we write we read")
+}
 
 /// `CNI_COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -378,6 +396,27 @@ mod tests {
             assert_eq!((status, out["code"].as_u64()), (1, Some(code)), "{env:?} {stdin} {out}");
             assert!(!out["msg"].as_str().unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn the_built_in_list_is_what_the_plugin_takes() {
+        let config = PodNetworkConfig {
+            name: "skiff".into(),
+            ranges: vec!["10.244.0.0/24".parse().unwrap()],
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            mtu: 0,
+            masquerade: true,
+            data_dir: "/var/lib/cni/networks".into(),
+        };
+        let list = network_list(&config);
+        assert_eq!((list.plugins[0].kind.as_str(), list.cni_version.as_str()), (TYPE, CURRENT_VERSION));
+        assert_eq!(list.plugins[0].capabilities, ["portMappings"]);
+        let mut one = list.plugins[0].config.clone();
+        one.insert("name".into(), "skiff".into());
+        one.insert("cniVersion".into(), CURRENT_VERSION.into());
+        let read: Config = serde_json::from_value(one.into()).unwrap();
+        assert_eq!((read.pod_cidrs, read.cluster_cidrs), (config.ranges, config.cluster_cidrs));
+        assert_eq!(NetworkConfig::parse(&list.bytes, "x").unwrap(), list);
     }
 
     #[test]

@@ -17,15 +17,19 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use skiff_linux::netlink::netns::NetNs;
-use skiff_linux::netlink::route::{Mac, Route, RouteSocket, VethEnd};
+use skiff_linux::netlink::route::{Mac, Route, RouteSocket, VethEnd, await_local};
 use skiff_linux::netlink::{self};
 use skiff_linux::nft::Nft;
 
 use crate::cidr::{Cidr, octets};
 use crate::ipam::{Ipam, IpamError};
 use crate::rules::Rules;
+
+/// How long the kernel may take to make an IPv6 address local.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Hardware address of the node's end of every pair.
 const HOST_MAC: Mac = [0xee; 6];
@@ -121,6 +125,9 @@ pub enum PodNetworkError {
     /// Rules.
     #[error("programming nftables")]
     Rules(#[source] netlink::Error),
+    /// Another pod of this node has the port.
+    #[error("a host port of the pod is already taken: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    PortTaken(Vec<u16>),
     /// CHECK found it otherwise than ADD left it.
     #[error("{0}")]
     Differs(String),
@@ -246,10 +253,18 @@ impl PodNetwork {
             pod.add_route(&default).map_err(inside)?;
         }
 
+        let v6: Vec<_> = ips.iter().copied().filter(IpAddr::is_ipv6).collect();
+        if !v6.is_empty() && !await_local(netns, &v6, LOCAL_TIMEOUT).map_err(inside)? {
+            return Err(Error::Differs(format!("the kernel did not make {} local within a second", v6[0])));
+        }
+
         if !request.ports.is_empty() {
             let mut nft = Nft::open().map_err(Error::Rules)?;
             self.rules.close_ports(&mut nft, ips).map_err(Error::Rules)?;
-            self.rules.open_ports(&mut nft, ips, request.ports).map_err(Error::Rules)?;
+            self.rules.open_ports(&mut nft, ips, request.ports).map_err(|error| match error.exists() {
+                true => Error::PortTaken(request.ports.iter().map(|p| p.host_port).collect()),
+                false => Error::Rules(error),
+            })?;
         }
         Ok(PodInterface { ips: ips.to_vec(), gateways, mac, host_ifname, host_mac: HOST_MAC, mtu })
     }

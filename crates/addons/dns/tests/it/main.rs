@@ -1,7 +1,7 @@
 //! The server over real sockets on loopback, with an upstream of our own.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use skiff_base::clock::SystemClock;
 use skiff_base::task::{OnFailure, Supervisor};
-use skiff_dns::answer::Authority;
+use skiff_dns::cache::{Cache, Key};
 use skiff_dns::server::{DnsConfig, DnsServer, Resolver};
 use skiff_dns::wire::{Answer, Data, Edns, Query, Rcode, Record, Response, push_opt, rtype, write_answer};
 use skiff_dns::zone::{Endpoint, EndpointSlice, Port, Service, Zone};
@@ -284,5 +284,48 @@ async fn many_queries_a_second() {
     let rate = f64::from(count) / start.elapsed().as_secs_f64();
     println!("over UDP, client included: {rate:.0} answers/s");
     assert!(rate > 1000.0, "{rate}");
-    let _authority_is_public = Authority { domain: "x".into(), ttl: 1, pods: false };
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// A large cluster and a full cache within the memory goal.
+#[tokio::test]
+async fn ten_thousand_services_and_a_full_cache_fit() {
+    let before = resident();
+    let mut zone = Zone::default();
+    for i in 0..10_000u32 {
+        let name = format!("service-{i}");
+        let ip = IpAddr::from((0x0a60_0000 + i).to_be_bytes());
+        let ports = vec![Port { name: "http".into(), protocol: "tcp", number: 80 }];
+        zone.set_service(
+            "load",
+            &name,
+            Some(Service { cluster_ips: vec![ip], ports: ports.clone(), ..Service::default() }),
+        );
+        let endpoint =
+            |n: u32| Endpoint { ip: (0x0af4_0000 + i * 3 + n).to_be_bytes().into(), hostname: None, ready: true };
+        let endpoints = (0..3).map(endpoint).collect();
+        let slice = EndpointSlice { namespace: "load".into(), service: name.as_str().into(), ports, endpoints };
+        zone.set_slice(&format!("load/{name}-x"), Some(slice));
+    }
+    let of_zone = resident() - before;
+    let hour = Duration::from_secs(3600);
+    let cache = Cache::new(16 << 20, hour, hour, hour);
+    for i in 0..200_000u32 {
+        let message = vec![0; 120];
+        let response =
+            Response { message, rcode: 0, truncated: false, ttls: vec![40], ttl: Some(60), has_answers: true };
+        let key = Key { name: format!("host-{i}.example.com"), qtype: 1, dnssec: false, checking_disabled: false };
+        cache.put(key, &Arc::new(response), Instant::now());
+    }
+    let (entries, bytes) = cache.size();
+    let all = resident() - before;
+    println!("10,000 services: {of_zone} KiB; with a full cache of {entries} entries ({bytes} bytes): {all} KiB");
+    assert!(bytes <= 16 << 20);
+    assert!(all < 64 << 10, "{all} KiB");
+    assert!(zone.len() == 20_000);
 }

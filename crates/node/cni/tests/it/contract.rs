@@ -78,8 +78,8 @@ fn a_chain_is_added_checked_deleted_and_collected() {
     assert_eq!(cached["kind"], "cniCacheV1");
     assert_eq!(cached["result"]["ips"][0]["address"], "10.244.5.1/32");
 
-    world.node.run(|| cni.add(&network, &request("dead", &other))).unwrap().unwrap_err();
-    // (the host port is taken: the second pod's mapping is refused by the map, and nothing of it stays)
+    let taken = world.node.run(|| cni.add(&network, &request("dead", &other))).unwrap().unwrap_err().to_string();
+    assert!(taken.contains("a host port of the pod is already taken: 8080"), "{taken}");
     let mut plain = request("dead", &other);
     plain.capabilities.clear();
     world.node.run(|| cni.add(&network, &plain)).unwrap().unwrap();

@@ -219,6 +219,8 @@ fn both_families() {
     let mut host = RouteSocket::open_in(&world.node).unwrap();
     let up = host.link("up0").unwrap().unwrap().index;
     host.add_address(up, ip("fd00:50::1"), 128).unwrap();
+    let timeout = Duration::from_secs(5);
+    assert!(skiff_linux::netlink::route::await_local(&world.node, &[ip("fd00:50::1")], timeout).unwrap());
     assert_eq!(connect(&a.netns, "[fd00:50::1]:8080", &v6).unwrap().ip(), a.made.ips[1]);
     world.node.run(|| network.check("a", &a.path, "eth0")).unwrap().unwrap();
 

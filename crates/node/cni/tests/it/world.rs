@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skiff_cni::{PodNetwork, PodNetworkConfig, PortMapping, SetupRequest, pod::PodInterface};
 use skiff_linux::netlink::netns::NetNs;
@@ -83,8 +83,16 @@ pub(crate) fn connect(from: &NetNs, to: &str, listener: &TcpListener) -> Option<
     let to: SocketAddr = to.parse().unwrap();
     listener.set_nonblocking(true).unwrap();
     let client = from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))).unwrap().ok()?;
-    // The connection is established, so it is in the listener's queue, unless somebody else's listener has it.
-    let (_, peer) = listener.accept().ok()?;
+    // Established for the client; the last packet of the handshake may still be on its way. If it never comes, somebody
+    // else's listener has the connection.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let peer = loop {
+        match listener.accept() {
+            Ok((_, peer)) => break peer,
+            Err(_) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(_) => return None,
+        }
+    };
     drop(client);
     Some(peer)
 }

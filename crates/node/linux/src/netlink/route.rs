@@ -2,6 +2,10 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::message::{Message, MessageMut, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Received, attrs_at};
 use super::netns::NetNs;
@@ -302,6 +306,22 @@ impl RouteSocket {
         )
     }
 
+    /// Addresses that the namespace takes packets for (its table `local`).
+    pub fn local_addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        self.socket.dump(
+            "listing local routes",
+            RTM_GETROUTE,
+            &[0u8; 12],
+            |_| {},
+            |all: &mut Vec<IpAddr>, m| {
+                let is_local = m.payload.get(..12).is_some_and(|f| f[4] == RT_TABLE_LOCAL && f[7] == RTN_LOCAL);
+                if is_local {
+                    all.extend(attrs_at(m.payload, 12).find(|a| a.kind == RTA_DST).and_then(|a| a.ip()));
+                }
+            },
+        )
+    }
+
     /// Writes down a neighbour for good: no ARP, no neighbour discovery, no way to move it from outside.
     pub fn add_permanent_neighbour(&mut self, index: u32, ip: IpAddr, mac: Mac) -> Result<(), Error> {
         const NDA_DST: u16 = 1;
@@ -340,6 +360,37 @@ impl RouteSocket {
                 all.extend(ip.map(|ip| Neighbour { index, ip, mac, state }));
             },
         )
+    }
+}
+
+/// Waits until a namespace takes packets for all these addresses. The kernel does that for an IPv6 address a moment after
+/// it was added, in a worker of its own, even without duplicate address detection. `false`: not within `timeout`.
+pub fn await_local(netns: &NetNs, ips: &[IpAddr], timeout: Duration) -> Result<bool, Error> {
+    const RTNLGRP_IPV6_ROUTE: u32 = 1 << 10;
+    // Subscribed before the first look, so no change falls between.
+    let mut changes = netns.run(|| Socket::open(NETLINK_ROUTE, RTNLGRP_IPV6_ROUTE))??;
+    let mut route = RouteSocket::open_in(netns)?;
+    let deadline = Instant::now() + timeout;
+    loop {
+        let local = route.local_addresses()?;
+        if ips.iter().all(|ip| local.contains(ip)) {
+            return Ok(true);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let mut fds = [PollFd::new(&changes, PollFlags::IN)];
+        let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        match rustix::event::poll(&mut fds, Some(&wait)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(source) => return Err(Error::Receive { what: "waiting for local routes".into(), source }),
+        }
+        match changes.notifications(|_| {}) {
+            // Some were lost: the next look tells.
+            Ok(()) | Err(Error::Receive { source: Errno::NOBUFS, .. }) => {}
+            Err(e) => return Err(e),
+        }
     }
 }
 
@@ -401,7 +452,9 @@ const RTA_PREFSRC: u16 = 7;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RT_SCOPE_LINK: u8 = 253;
+const RT_TABLE_LOCAL: u8 = 255;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 
 fn rtmsg(route: &Route) -> [u8; 12] {
     let mut fixed = [0u8; 12];

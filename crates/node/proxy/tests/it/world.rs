@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use skiff_linux::netlink::netns::NetNs;
-use skiff_linux::netlink::route::{Route, RouteSocket, VethEnd};
+use skiff_linux::netlink::route::{Route, RouteSocket, VethEnd, await_local};
 use skiff_proxy::model::Protocol;
 use skiff_proxy::{Endpoint, EndpointPort, EndpointSlice, Proxier, ProxyConfig, Service, ServiceName, ServicePort};
 
@@ -73,6 +73,7 @@ impl World {
             pod
         });
         let pods = all.collect();
+        assert!(await_local(&node, &[ip(NODE6)], Duration::from_secs(5)).unwrap());
         for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             node.run(|| std::fs::write(format!("/proc/sys/net/{switch}"), "1").unwrap()).unwrap();
         }
@@ -120,6 +121,7 @@ fn join(route: &mut RouteSocket, near: &str, node_ip: &str, far: &NetNs, far_ip:
     route.add_permanent_neighbour(index, far6, macs[1]).unwrap();
     route.add_route(&Route { destination: Some((far6, 128)), gateway: None, index, source: None }).unwrap();
     inside.add_address(eth, far6, 128).unwrap();
+    assert!(await_local(far, &[far6], Duration::from_secs(5)).unwrap());
     inside.add_permanent_neighbour(eth, node6, macs[0]).unwrap();
     inside.add_route(&Route { destination: Some((node6, 128)), gateway: None, index: eth, source: None }).unwrap();
     inside.add_route(&Route { destination: None, gateway: Some(node6), index: eth, source: None }).unwrap();
