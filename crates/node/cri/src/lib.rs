@@ -16,6 +16,7 @@ mod client;
 mod error;
 mod secret;
 mod serve;
+pub mod streaming;
 
 #[expect(
     missing_docs,
