@@ -71,6 +71,10 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision that changed something in `range`, when the engine knows it at once: there has to be a watch
     /// of exactly this range. A cache fed by that watch which has reached this revision is as new as the store, so a
     /// consistent read from it needs no progress request. 0 when nothing has changed since the watch began.
+    ///
+    /// The order of a consistent read at revision R: R from [`Store::current_revision`], then this (it counts all changes
+    /// up to R), then wait until the cache has reached it: it then holds every
+    /// change up to R.
     fn last_change(&self, range: &KeyRange) -> Option<Revision> {
         let _ = range;
         None

@@ -289,7 +289,8 @@ impl Hub {
     /// Newest revision that touched a watched range.
     pub(crate) fn last_change(&self, range: &KeyRange) -> Option<Revision> {
         let id = self.by_range.get(&(range.start.clone(), range.end.clone()))?;
-        Some(self.channels.get(id)?.revisions.back().copied().unwrap_or(0))
+        let channel = self.channels.get(id)?;
+        Some(channel.revisions.back().copied().unwrap_or(channel.lost))
     }
 
     /// Ends all watches with `why`. Returns whom to wake.

@@ -380,15 +380,17 @@ impl Shared {
 
     /// Makes a durable batch visible and tells everybody.
     pub(crate) fn publish(&self, batch: Batch, number: u64) {
-        if batch.newest > 0 {
+        let (wake, moved) = {
+            let mut hub = self.hub.write();
+            let wake = hub.publish(batch.changes, batch.horizon);
+            // Under the hub's lock: who has seen a revision finds its changes in the hub (a cache asks for the last change
+            // of its range behind that revision), and who has got a change from the hub can read it.
             self.committed.fetch_max(batch.newest, Ordering::AcqRel);
-        }
-        let moved = batch.horizon > self.horizon.fetch_max(batch.horizon, Ordering::AcqRel);
-        if !batch.changes.is_empty() || moved {
-            let wake = self.hub.write().publish(batch.changes, batch.horizon);
-            for watches in wake {
-                watches.notify_waiters();
-            }
+            let moved = batch.horizon > self.horizon.fetch_max(batch.horizon, Ordering::AcqRel);
+            (wake, moved)
+        };
+        for watches in wake {
+            watches.notify_waiters();
         }
         self.durable_batch.fetch_max(number, Ordering::AcqRel);
         for waiter in batch.waiters {
