@@ -95,13 +95,16 @@ impl Kind {
     }
 }
 
+/// Series by their label values.
+type SeriesOf<M> = RwLock<HashMap<Box<[Box<str>]>, Arc<M>>>;
+
 /// Series of one metric, told apart by label values.
 pub struct Family<M> {
     name: &'static str,
     help: &'static str,
     labels: &'static [&'static str],
     make: Box<dyn Fn() -> M + Send + Sync>,
-    series: RwLock<HashMap<Box<[Box<str>]>, Arc<M>>>,
+    series: SeriesOf<M>,
 }
 
 impl<M> Family<M> {
@@ -158,7 +161,7 @@ impl Collect for Family<Histogram> {
 }
 
 type Sorted<M> = BTreeMap<Box<[Box<str>]>, Arc<M>>;
-fn sorted<M>(series: &RwLock<HashMap<Box<[Box<str>]>, Arc<M>>>) -> Sorted<M> {
+fn sorted<M>(series: &SeriesOf<M>) -> Sorted<M> {
     series.read().iter().map(|(key, metric)| (key.clone(), Arc::clone(metric))).collect()
 }
 fn pairs<'a>(labels: &[&'static str], values: &'a [Box<str>]) -> Vec<(&'static str, &'a str)> {

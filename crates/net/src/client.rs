@@ -479,7 +479,6 @@ fn origin_form(mut request: Request<Body>) -> Request<Body> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -353,7 +353,6 @@ fn head(flags: u8, length: usize) -> Result<[u8; 4], SpdyError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -334,7 +334,6 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

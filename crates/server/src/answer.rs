@@ -212,7 +212,6 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use skiff_machinery::GroupResource;

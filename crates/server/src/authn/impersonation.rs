@@ -47,7 +47,7 @@ pub async fn impersonate(
     }
     let allow = async |resource: &str, group: &str, namespace: &str, name: &str, sub: &str| {
         let resource = GroupResource::new(group, resource);
-        let question = Question::on(caller, "impersonate", &resource, namespace, name).sub(sub);
+        let question = Question::on(caller, "impersonate", &resource, namespace, name).with_subresource(sub);
         let decision = authorizer.authorize(&question).await;
         if decision.is_allowed() { Ok(()) } else { Err(question.forbidden(decision.reason())) }
     };

@@ -159,7 +159,7 @@ pub fn unverified_payload(token: &str) -> Result<Vec<u8>, JwtError> {
 }
 
 enum Signing {
-    Ecdsa(EcdsaKeyPair),
+    Ecdsa(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -185,7 +185,7 @@ impl SigningKey {
             rustls_pki_types::PrivateKeyDer::Pkcs8(der) => {
                 let der = der.secret_pkcs8_der();
                 match EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, der, &random) {
-                    Ok(key) => Signing::Ecdsa(key),
+                    Ok(key) => Signing::Ecdsa(Box::new(key)),
                     Err(_) => Signing::Rsa(Box::new(RsaKeyPair::from_pkcs8(der).map_err(failed)?)),
                 }
             }

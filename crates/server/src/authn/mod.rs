@@ -250,10 +250,13 @@ fn take_token(headers: &mut HeaderMap) -> Option<String> {
     (!token.is_empty()).then_some(token)
 }
 
+/// Whose token it is, and until when that holds.
+type Found = (Arc<UserInfo>, Instant);
+
 /// Tokens found good a moment ago, by digest.
 #[derive(Default)]
 struct TokenCache {
-    entries: Mutex<HashMap<[u8; 32], (Arc<UserInfo>, Instant)>>,
+    entries: Mutex<HashMap<[u8; 32], Found>>,
 }
 
 impl TokenCache {

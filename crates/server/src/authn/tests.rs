@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use crate::authz::testing::Fake;
 use skiff_base::clock::SystemClock;

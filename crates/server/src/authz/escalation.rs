@@ -163,7 +163,6 @@ impl Plugin for Guard {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::Reader;

@@ -88,7 +88,7 @@ impl<'a> Question<'a> {
         }
     }
     /// With a subresource.
-    pub fn sub(mut self, subresource: &'a str) -> Self {
+    pub fn with_subresource(mut self, subresource: &'a str) -> Self {
         self.subresource = subresource;
         self
     }
@@ -241,7 +241,7 @@ mod tests {
             "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"y\""
         );
         let scale = GroupResource::new("apps", "deployments");
-        let get = Question::on(&user, "get", &scale, "", "web").sub("scale").forbidden("because");
+        let get = Question::on(&user, "get", &scale, "", "web").with_subresource("scale").forbidden("because");
         assert_eq!(
             get.message(),
             "deployments.apps \"web\" is forbidden: User \"jane\" cannot get resource \"deployments/scale\" in API group \

@@ -450,7 +450,9 @@ mod tests {
             assert!(!ask(user, verb, &secrets, namespace, name), "{} {verb} {namespace}/{name}", user.name);
         }
         let accounts = GroupResource::new("", "serviceaccounts");
-        let token = |user, name| authorizer.decide(&Question::on(user, "create", &accounts, "a", name).sub("token"));
+        let token = |user, name| {
+            authorizer.decide(&Question::on(user, "create", &accounts, "a", name).with_subresource("token"))
+        };
         assert!(token(&n1, "bot").is_allowed());
         assert!(!token(&n1, "other").is_allowed() && !token(&n2, "bot").is_allowed());
         let own = Question { field_selector: "spec.nodeName=n1", ..Question::on(&n1, "list", &pods, "", "") };

@@ -346,8 +346,8 @@ pub(crate) mod tests {
                 "RBAC: allowed by ClusterRoleBinding \"viewers\" of ClusterRole \"view\" to Group \"dev\"".into()
             )
         );
-        assert!(rbac.decide(&Question::on(&jane, "get", &pods, "", "x").sub("log")).is_allowed());
-        assert!(!rbac.decide(&Question::on(&jane, "get", &pods, "", "x").sub("exec")).is_allowed());
+        assert!(rbac.decide(&Question::on(&jane, "get", &pods, "", "x").with_subresource("log")).is_allowed());
+        assert!(!rbac.decide(&Question::on(&jane, "get", &pods, "", "x").with_subresource("exec")).is_allowed());
         assert!(!rbac.decide(&Question::on(&jane, "delete", &pods, "a", "x")).is_allowed());
         assert_eq!(
             rbac.decide(&Question::on(&jane, "delete", &pods, "b", "x")),

@@ -53,10 +53,13 @@ impl Equivalent<Key> for KeyRef<'_> {
     }
 }
 
+/// Counters by status code.
+type Codes = smallvec::SmallVec<[(u16, Arc<Counter>); 4]>;
+
 /// Metrics of one series.
 struct Series {
     key: Key,
-    codes: RwLock<smallvec::SmallVec<[(u16, Arc<Counter>); 4]>>,
+    codes: RwLock<Codes>,
     duration: Arc<Histogram>,
     sli_duration: Arc<Histogram>,
     size: Option<Arc<Histogram>>,

@@ -280,7 +280,6 @@ fn invalid(kind: &str, errors: &[FieldError]) -> ApiError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
