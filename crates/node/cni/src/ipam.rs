@@ -179,6 +179,55 @@ impl Ipam {
         Ok(())
     }
 
+    /// Where a container's host ports are recorded, so that they can be put back when somebody flushed the rules.
+    fn note_path(&self, container_id: &str, ifname: &str) -> PathBuf {
+        self.dir.join("ports").join(format!("{container_id}-{ifname}"))
+    }
+
+    /// Records a note of a container's interface, whole or not at all; an empty one removes it.
+    pub fn set_note(&self, container_id: &str, ifname: &str, note: &str) -> Result<(), IpamError> {
+        let path = self.note_path(container_id, ifname);
+        if note.is_empty() {
+            return match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("removing", &path, e)),
+                _ => Ok(()),
+            };
+        }
+        let dir = self.dir.join("ports");
+        fs::create_dir_all(&dir).map_err(|source| io_error("creating", &dir, source))?;
+        let partial = dir.join(format!(".{container_id}-{ifname}.partial"));
+        fs::write(&partial, note).map_err(|source| io_error("writing", &partial, source))?;
+        fs::rename(&partial, &path).map_err(|source| io_error("renaming", &path, source))
+    }
+
+    /// The note of a container's interface; empty without.
+    pub fn note(&self, container_id: &str, ifname: &str) -> Result<String, IpamError> {
+        let path = self.note_path(container_id, ifname);
+        match fs::read_to_string(&path) {
+            Ok(note) => Ok(note),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(source) => Err(io_error("reading", &path, source)),
+        }
+    }
+
+    /// Removes the notes of all interfaces but these.
+    pub fn keep_notes(&self, live: &[(String, String)]) -> Result<(), IpamError> {
+        let dir = self.dir.join("ports");
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(io_error("listing", &dir, source)),
+        };
+        let wanted: Vec<_> = live.iter().map(|(id, ifname)| self.note_path(id, ifname)).collect();
+        for entry in entries {
+            let path = entry.map_err(|source| io_error("listing", &dir, source))?.path();
+            if !wanted.contains(&path) {
+                fs::remove_file(&path).map_err(|source| io_error("removing", &path, source))?;
+            }
+        }
+        Ok(())
+    }
+
     fn remove(&self, ip: IpAddr) -> Result<(), IpamError> {
         let path = self.dir.join(ip.to_string());
         match fs::remove_file(&path) {

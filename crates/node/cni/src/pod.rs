@@ -14,7 +14,7 @@
 //! namespace; the node's route comes before the pod's link is up, so the first packet of the pod can be answered; host
 //! ports come last, when there is somebody to answer. A failure undoes what was done, in reverse.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use skiff_linux::netlink::route::{Mac, Route, RouteSocket, VethEnd, await_local}
 use skiff_linux::netlink::{self};
 use skiff_linux::nft::Nft;
 
-use crate::cidr::{Cidr, octets};
+use crate::cidr::Cidr;
 use crate::ipam::{Ipam, IpamError};
 use crate::rules::Rules;
 
@@ -69,6 +69,31 @@ pub struct PortMapping {
     pub protocol: u8,
     /// Only on this address of the node.
     pub host_ip: Option<IpAddr>,
+}
+
+impl PortMapping {
+    /// Runtimes tell every port of a container: without a host port there is nothing to open, and the unspecified address
+    /// means all of them.
+    fn wanted(&self) -> Option<Self> {
+        let host_ip = self.host_ip.filter(|ip| !ip.is_unspecified());
+        (self.host_port != 0 && self.container_port != 0).then(|| Self { host_ip, ..self.clone() })
+    }
+
+    fn to_line(&self) -> String {
+        let host = self.host_ip.map_or("*".to_owned(), |ip| ip.to_string());
+        format!("{} {} {} {host}\n", self.host_port, self.container_port, self.protocol)
+    }
+
+    fn from_line(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let mut number = || words.next()?.parse::<u16>().ok();
+        let (host_port, container_port, protocol) = (number()?, number()?, u8::try_from(number()?).ok()?);
+        let host_ip = match words.next()? {
+            "*" => None,
+            text => Some(text.parse().ok()?),
+        };
+        Some(Self { host_port, container_port, protocol, host_ip })
+    }
 }
 
 /// What [`PodNetwork::setup`] needs.
@@ -171,11 +196,18 @@ impl PodNetwork {
             sysctl(switch, "1")?;
         }
         let mut nft = Nft::open().map_err(Error::Rules)?;
-        self.rules.ensure(&mut nft, &self.config).map_err(Error::Rules)
+        self.rules.ensure(&mut nft, &self.config).map_err(Error::Rules)?;
+        self.restore_ports(&mut nft)
     }
 
-    /// Puts the node's rules back if somebody removed them. `true`: it had to.
+    /// Puts back what somebody removed from the node under running pods: rules, host ports, routes and neighbours. Cheap
+    /// when nothing is missing; to be called every few seconds. `true`: something was missing.
     pub fn heal(&self) -> Result<bool, Error> {
+        let rules = self.heal_rules()?;
+        Ok(self.heal_routes()? || rules)
+    }
+
+    fn heal_rules(&self) -> Result<bool, Error> {
         let mut nft = Nft::open().map_err(Error::Rules)?;
         if self.rules.stands(&mut nft).map_err(Error::Rules)? {
             return Ok(false);
@@ -184,10 +216,63 @@ impl PodNetwork {
         Ok(true)
     }
 
+    /// Host ports that were recorded; those that are there already stay as they are.
+    fn restore_ports(&self, nft: &mut Nft) -> Result<(), Error> {
+        for ((container_id, ifname), ips) in self.by_interface()? {
+            let note = self.ipam.note(&container_id, &ifname).map_err(Error::Address)?;
+            let ports: Vec<_> = note.lines().filter_map(PortMapping::from_line).collect();
+            match self.rules.open_ports(nft, &ips, &ports) {
+                Ok(()) => {}
+                // The port is another pod's by now: this record is of a dead one that is not collected yet.
+                Err(e) if e.exists() => {}
+                Err(e) => return Err(Error::Rules(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn heal_routes(&self) -> Result<bool, Error> {
+        let look = |e| Error::Link("looking at the node's routes", e);
+        let mut host = RouteSocket::open().map_err(look)?;
+        let (links, routes) = (host.links().map_err(look)?, host.routes().map_err(look)?);
+        let mut healed = false;
+        for ((container_id, ifname), ips) in self.by_interface()? {
+            let name = host_ifname(&container_id, &ifname);
+            // Without its link the pod's network is gone for good: CHECK tells, and the pod is made again.
+            let Some(link) = links.iter().find(|l| l.name == name) else { continue };
+            if !link.is_up() {
+                host.set_up_without_arp(link.index).map_err(|e| Error::Link("setting the node's end up", e))?;
+                healed = true;
+            }
+            for ip in &ips {
+                let there = |r: &Route| r.index == link.index && r.destination.is_some_and(|(to, _)| to == *ip);
+                if link.is_up() && routes.iter().any(there) {
+                    continue;
+                }
+                route_to_pod(&mut host, link.index, *ip, pod_mac(&container_id, &ips))?;
+                healed = true;
+            }
+        }
+        Ok(healed)
+    }
+
+    /// Addresses by container id and interface name.
+    fn by_interface(&self) -> Result<BTreeMap<(String, String), Vec<IpAddr>>, Error> {
+        let mut all: BTreeMap<_, Vec<IpAddr>> = BTreeMap::new();
+        for one in self.ipam.allocations().map_err(Error::Address)? {
+            if !one.container_id.is_empty() {
+                all.entry((one.container_id, one.ifname)).or_default().push(one.ip);
+            }
+        }
+        // IPv4 first, as they were given.
+        all.values_mut().for_each(|ips| ips.sort());
+        Ok(all)
+    }
+
     /// Gives a pod its network. Asking again for the same container makes it anew with the same address.
     pub fn setup(&self, request: &SetupRequest<'_>) -> Result<PodInterface, Error> {
         let netns = NetNs::open(request.netns).map_err(Error::Namespace)?;
-        self.heal()?;
+        self.heal_rules()?;
         let ips = self.ipam.allocate(request.container_id, request.ifname).map_err(Error::Address)?;
         match self.connect(request, &netns, &ips) {
             Ok(made) => Ok(made),
@@ -226,10 +311,7 @@ impl PodNetwork {
         let index = link.ok_or_else(|| Error::Differs(format!("link {host_ifname} vanished")))?.index;
         host.set_up_without_arp(index).map_err(|e| Error::Link("setting the node's end up", e))?;
         for ip in ips {
-            host.add_permanent_neighbour(index, *ip, mac).map_err(|e| Error::Link("writing down the pod", e))?;
-            let full = if ip.is_ipv4() { 32 } else { 128 };
-            let route = Route { destination: Some((*ip, full)), gateway: None, index, source: None };
-            host.add_route(&route).map_err(|e| Error::Link("routing to the pod", e))?;
+            route_to_pod(&mut host, index, *ip, mac)?;
         }
 
         let inside = |e| Error::Link("configuring the pod's end", e);
@@ -258,11 +340,14 @@ impl PodNetwork {
             return Err(Error::Differs(format!("the kernel did not make {} local within a second", v6[0])));
         }
 
-        if !request.ports.is_empty() {
+        let ports: Vec<_> = request.ports.iter().filter_map(PortMapping::wanted).collect();
+        if !ports.is_empty() {
+            let note: String = ports.iter().map(PortMapping::to_line).collect();
+            self.ipam.set_note(request.container_id, request.ifname, &note).map_err(Error::Address)?;
             let mut nft = Nft::open().map_err(Error::Rules)?;
             self.rules.close_ports(&mut nft, ips).map_err(Error::Rules)?;
-            self.rules.open_ports(&mut nft, ips, request.ports).map_err(|error| match error.exists() {
-                true => Error::PortTaken(request.ports.iter().map(|p| p.host_port).collect()),
+            self.rules.open_ports(&mut nft, ips, &ports).map_err(|error| match error.exists() {
+                true => Error::PortTaken(ports.iter().map(|p| p.host_port).collect()),
                 false => Error::Rules(error),
             })?;
         }
@@ -277,7 +362,7 @@ impl PodNetwork {
             let mut nft = Nft::open().map_err(Error::Rules)?;
             self.rules.close_ports(&mut nft, ips).map_err(Error::Rules)?;
         }
-        Ok(())
+        self.ipam.set_note(container_id, ifname, "").map_err(Error::Address)
     }
 
     /// Takes a pod's network away. What is not there (any more) is fine: DEL may come twice, and after a crash. The
@@ -343,6 +428,7 @@ impl PodNetwork {
             self.teardown(container_id, ifname)?;
         }
         self.ipam.collect().map_err(Error::Address)?;
+        self.ipam.keep_notes(live).map_err(Error::Address)?;
         // Links without a record: a record is made first and freed last, so there are none, unless records were lost.
         let wanted: Vec<_> = live.iter().map(|(id, ifname)| host_ifname(id, ifname)).collect();
         let mut host = RouteSocket::open().map_err(|e| Error::Link("opening rtnetlink", e))?;
@@ -368,6 +454,14 @@ impl PodNetwork {
     }
 }
 
+/// The node's way to a pod, both halves of it.
+fn route_to_pod(host: &mut RouteSocket, index: u32, ip: IpAddr, mac: Mac) -> Result<(), Error> {
+    host.add_permanent_neighbour(index, ip, mac).map_err(|e| Error::Link("writing down the pod", e))?;
+    let full = if ip.is_ipv4() { 32 } else { 128 };
+    let route = Route { destination: Some((ip, full)), gateway: None, index, source: None };
+    host.add_route(&route).map_err(|e| Error::Link("routing to the pod", e))
+}
+
 /// The next hop of a pod: an address that is on no link.
 fn gateway(ip: IpAddr) -> IpAddr {
     if ip.is_ipv4() { IpAddr::from([169, 254, 1, 1]) } else { IpAddr::from([0xfe80u16, 0, 0, 0, 0, 0, 0, 1]) }
@@ -387,19 +481,14 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
+/// The pod's hardware address: of its IPv4 address, as others have it, else of its id. Always the same, so that it can be
+/// written down again without asking the pod.
 fn pod_mac(container_id: &str, ips: &[IpAddr]) -> Mac {
-    match ips.first() {
-        Some(IpAddr::V4(ip)) => {
-            let [a, b, c, d] = ip.octets();
-            [0x0a, 0x58, a, b, c, d]
-        }
-        other => {
-            let mut hasher = DefaultHasher::new();
-            (container_id, other.map(|ip| octets(*ip))).hash(&mut hasher);
-            let [a, b, c, d, ..] = hasher.finish().to_ne_bytes();
-            [0x0a, 0x58, a, b, c, d]
-        }
-    }
+    let [a, b, c, d] = match ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip.octets()) } else { None }) {
+        Some(octets) => octets,
+        None => (fnv(container_id.as_bytes()) as u32).to_be_bytes(),
+    };
+    [0x0a, 0x58, a, b, c, d]
 }
 
 /// MTU of the link that the default route leaves by; 1500 without one.

@@ -117,18 +117,36 @@ fn host_ports_capture_only_what_is_addressed_to_the_node() {
 }
 
 #[test]
-fn removed_rules_come_back() {
+fn what_others_removed_comes_back() {
     let Some(world) = World::new() else { return };
     let network = world.network("10.244.3.0/24");
-    let a = world.pod(&network, "a", &[]);
-    assert!(!world.node.run(|| network.heal()).unwrap().unwrap());
+    // Runtimes tell ports without a host port too, and every pod may have the same.
+    let plain = PortMapping { host_port: 0, container_port: 80, protocol: 6, host_ip: None };
+    let a = world.pod(&network, "a", &[plain.clone(), port(8080, Some("0.0.0.0")), port(9090, Some(NODE))]);
+    let _b = world.pod(&network, "b", &[plain]);
+    let heal = || world.node.run(|| network.heal()).unwrap().unwrap();
+    assert!(!heal(), "nothing is missing");
     let mut nft = Nft::open_in(&world.node).unwrap();
     let mut batch = Batch::new();
     batch.delete_table(Table { family: Family::Inet, name: "skiff-cni-test" });
     nft.commit(batch).unwrap();
-    assert!(world.node.run(|| network.heal()).unwrap().unwrap());
+    assert!(heal());
+    assert!(!heal());
     let outside = listen(&world.outside, "0.0.0.0:443");
     assert!(connect(&a.netns, &format!("{OUTSIDE}:443"), &outside).is_some());
+    let server = listen(&a.netns, "0.0.0.0:80");
+    for host_port in [8080, 9090] {
+        assert!(connect(&world.outside, &format!("{NODE}:{host_port}"), &server).is_some(), "{host_port}");
+    }
+
+    let mut host = RouteSocket::open_in(&world.node).unwrap();
+    let near = host.link(&a.made.host_ifname).unwrap().unwrap().index;
+    let route =
+        skiff_linux::netlink::route::Route { destination: Some((a.ip, 32)), gateway: None, index: near, source: None };
+    assert!(host.delete_route(&route).unwrap());
+    assert!(heal());
+    assert!(!heal());
+    assert!(connect(&world.outside, &format!("{NODE}:8080"), &server).is_some());
 }
 
 #[test]
