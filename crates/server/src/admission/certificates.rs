@@ -6,12 +6,41 @@
 use super::{AdmissionFuture, Attributes, Operation, Plugin};
 use crate::authz::{Authorizer, Question};
 use crate::kinds::tree::Tree;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use skiff_machinery::error::quote;
 use skiff_machinery::{ApiError, GroupResource};
 use std::sync::Arc;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 const GROUP: &str = "certificates.k8s.io";
 const REQUESTS: &str = "certificatesigningrequests";
+
+/// Whom a certificate request is for.
+pub(super) struct Subject {
+    /// The user.
+    pub(super) common_name: String,
+    /// The groups.
+    pub(super) organizations: Vec<String>,
+}
+
+impl Subject {
+    /// Reads `spec.request`: base64 of PEM.
+    pub(super) fn of_request(request: &str) -> Result<Self, String> {
+        let pem = STANDARD.decode(request).map_err(|error| error.to_string())?;
+        let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).map_err(|error| error.to_string())?;
+        let (_, request) = X509CertificationRequest::from_der(&pem.contents).map_err(|error| error.to_string())?;
+        let subject = &request.certification_request_info.subject;
+        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+            attribute.as_str().map(str::to_owned).map_err(|error| error.to_string())
+        };
+        // Go keeps the last of several common names.
+        let common_name = subject.iter_common_name().last().map(text).transpose()?.unwrap_or_default();
+        let organizations = subject.iter_organization().map(text).collect::<Result<_, _>>()?;
+        Ok(Self { common_name, organizations })
+    }
+}
 
 /// The verb that one subresource needs.
 struct SignerRight {

@@ -4,6 +4,7 @@
 //! storage/persistentvolume/resize,network/defaultingressclass,network/denyserviceexternalips,
 //! certificates/subjectrestriction}.
 
+use super::certificates::Subject;
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
 use crate::kinds::tree::Tree;
 use skiff_machinery::{ApiError, GroupResource, Value};
@@ -209,24 +210,14 @@ fn subject_restriction(attributes: &Attributes<'_>) -> Result<(), ApiError> {
         return Ok(());
     }
     let forbidden = |why: String| Err(ApiError::forbidden(&attributes.resource.name, attributes.name, why));
-    let Some(groups) = organizations(request.str_at(&["spec", "request"])) else {
-        return forbidden("unable to parse the certificate request".to_owned());
+    let subject = match Subject::of_request(request.str_at(&["spec", "request"])) {
+        Ok(subject) => subject,
+        Err(why) => return forbidden(format!("unable to parse the certificate request: {why}")),
     };
-    if groups.iter().any(|group| group == "system:masters") {
+    if subject.organizations.iter().any(|group| group == "system:masters") {
         return forbidden(
             "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed".to_owned(),
         );
     }
     Ok(())
-}
-
-/// Organizations in the subject of a base64 text of a PEM certificate request.
-fn organizations(request: &str) -> Option<Vec<String>> {
-    use base64::Engine;
-    use x509_parser::prelude::FromDer;
-    let pem = base64::engine::general_purpose::STANDARD.decode(request).ok()?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
-    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents).ok()?;
-    let subject = &request.certification_request_info.subject;
-    Some(subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect())
 }

@@ -1,6 +1,7 @@
 //! The API server from its first filter down, in process.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod admission;
 mod api;
 mod custom;
 mod front;
