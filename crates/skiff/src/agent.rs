@@ -1,17 +1,22 @@
 //! The node beside (or without) a control plane: runtime, kubelet and its server, on threads of their own.
 
+use crate::node_parts::{NodeImages, NodeNetwork};
 use anyhow::Context;
 use skiff_base::clock::SharedClock;
 use skiff_base::pki::Pki;
 use skiff_base::task::Supervisor;
 use skiff_client::Client;
+use skiff_cri::streaming::Streaming;
 use skiff_cri::{GrpcRuntime, ImageService, RuntimeService};
+use skiff_image::registry::Puller;
+use skiff_image::{Images, Limits};
 use skiff_kubelet::kubelet::{Config as KubeletConfig, Kubelet};
-use skiff_kubelet::server::{Guard, KubeletServer, Streaming};
+use skiff_kubelet::server::{Guard, KubeletServer};
 use skiff_net::server::{Options as ServerOptions, Server};
 use skiff_net::tls::{ClientTrust, Identity};
+use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the node is told.
@@ -30,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) cluster_dns: Vec<String>,
     /// Domain of the cluster.
     pub(crate) cluster_domain: String,
+    /// Networks of all pods.
+    pub(crate) cluster_cidrs: Vec<String>,
     /// Directory of static pods.
     pub(crate) static_pods: Option<PathBuf>,
 }
@@ -40,13 +47,58 @@ struct Runtime {
     streaming: Option<Arc<dyn Streaming>>,
 }
 
-async fn open_runtime(config: &Config) -> anyhow::Result<Runtime> {
-    let Some(endpoint) = &config.runtime_endpoint else {
-        anyhow::bail!("the embedded runtime is not wired yet: name one with --container-runtime-endpoint");
-    };
-    let connected = GrpcRuntime::connect(endpoint).await;
-    let foreign = connected.with_context(|| format!("--container-runtime-endpoint {endpoint}"))?;
-    Ok(Runtime { runtime: Arc::new(foreign.runtime()), images: Arc::new(foreign.images()), streaming: None })
+/// A directory that holds this executable as `/skiff`: the one layer of its own image. A link to the same file where
+/// the file system allows it, else a copy.
+fn own_layer(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let layer = data_dir.join("self");
+    std::fs::create_dir_all(layer.join("tmp"))?;
+    let target = layer.join("skiff");
+    let executable = std::env::current_exe().context("where this executable is")?;
+    match std::fs::remove_file(&target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => (),
+    }
+    if std::fs::hard_link(&executable, &target).is_err() {
+        std::fs::copy(&executable, &target).context("copying this executable into its own image")?;
+    }
+    Ok(layer)
+}
+
+async fn open_runtime(
+    config: &Config,
+    client: &Client,
+    clock: &SharedClock,
+    supervisor: &Supervisor,
+) -> anyhow::Result<Runtime> {
+    if let Some(endpoint) = &config.runtime_endpoint {
+        let connected = GrpcRuntime::connect(endpoint).await;
+        let foreign = connected.with_context(|| format!("--container-runtime-endpoint {endpoint}"))?;
+        return Ok(Runtime {
+            runtime: Arc::new(foreign.runtime()),
+            images: Arc::new(foreign.images()),
+            streaming: None,
+        });
+    }
+    let images = Images::open(&config.data_dir.join("images"), Limits::default())?;
+    let puller = Puller::new(&[], Vec::new(), supervisor.clone())?;
+    let images = Arc::new(NodeImages::new(images, puller, own_layer(&config.data_dir)?));
+    let network = Arc::new(NodeNetwork::new(
+        config.data_dir.join("network"),
+        config.cluster_cidrs.clone(),
+        client.clone(),
+        config.node_name.clone(),
+        Arc::clone(clock),
+        supervisor,
+    ));
+    let runtime = EmbeddedRuntime::open(RuntimeConfig {
+        root: config.data_dir.join("runtime"),
+        images: Arc::clone(&images) as _,
+        network,
+        clock: Arc::clone(clock),
+        tasks: supervisor.child("runtime"),
+    });
+    let runtime = Arc::new(runtime.await.context("opening the container runtime")?);
+    Ok(Runtime { runtime: Arc::clone(&runtime) as _, images, streaming: Some(runtime) })
 }
 
 /// Starts the node. `client` is the node's own way to the API.
@@ -57,7 +109,7 @@ pub(crate) async fn start(
     clock: &SharedClock,
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
-    let runtime = open_runtime(&config).await?;
+    let runtime = open_runtime(&config, &client, clock, supervisor).await?;
     let kubelet_config = KubeletConfig {
         node_name: config.node_name.clone(),
         root: config.data_dir.join("kubelet"),

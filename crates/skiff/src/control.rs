@@ -68,3 +68,30 @@ pub(crate) fn spawn_controllers(
     manager::spawn(Arc::new(door.clone()), config, &supervisor.child("kube-controller-manager"));
     Ok(())
 }
+
+/// Starts the proxy for the addresses of services on this node.
+pub(crate) fn spawn_proxy(
+    door: &Door,
+    node_name: &str,
+    cluster_cidrs: &[String],
+    clock: &SharedClock,
+    supervisor: &Supervisor,
+) -> anyhow::Result<()> {
+    let parse = |text: &String| {
+        let (address, bits) = text.split_once('/')?;
+        Some((address.parse().ok()?, bits.parse().ok()?))
+    };
+    let cidrs: Option<Vec<_>> = cluster_cidrs.iter().map(parse).collect();
+    let config = skiff_proxy::model::ProxyConfig {
+        node_name: node_name.to_owned(),
+        cluster_cidrs: cidrs.context("--cluster-cidr is no network")?,
+        ..Default::default()
+    };
+    let client = door.client("system:kube-proxy", &[], "kube-proxy");
+    let options = skiff_proxy::server::ProxyOptions::new(config);
+    let tasks = supervisor.child("kube-proxy");
+    let _enter = tasks.runtime().enter();
+    skiff_proxy::server::ProxyServer::spawn(&client, options, &tasks, Arc::clone(clock))
+        .map_err(|error| anyhow::anyhow!("kube-proxy: {error}"))?;
+    Ok(())
+}

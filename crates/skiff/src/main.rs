@@ -1,8 +1,11 @@
 //! The binary: options to one validated configuration, then build, spawn, serve, drain. No logic of its own.
 
+mod addons;
 mod agent;
 mod control;
+mod dns;
 mod inprocess;
+mod node_parts;
 mod server;
 
 use clap::{Parser, Subcommand};
@@ -23,12 +26,15 @@ struct Cli {
 enum Command {
     /// Runs a control plane on this machine.
     Server(Box<server::Flags>),
+    /// Runs the cluster's DNS server.
+    Dns(dns::Flags),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Server(flags) => server::run(*flags),
+        Command::Dns(flags) => dns::run(flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,6 +43,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Starts logging to standard error; `SKIFF_LOG` sets levels.
+fn telemetry() {
+    let level = std::env::var("SKIFF_LOG").unwrap_or_else(|_| "info".to_owned());
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
 }
 
 /// The error and what it stands on, one line each.

@@ -2,9 +2,9 @@
 //!
 //! Not here yet: configuration files; running one component alone.
 
-use crate::agent;
 use crate::control::{self, Component};
 use crate::inprocess::Door;
+use crate::{addons, agent};
 use anyhow::{Context, bail};
 use clap::Args;
 use skiff_base::clock::SystemClock;
@@ -128,8 +128,7 @@ fn runtime_config(texts: &[String]) -> anyhow::Result<Vec<(String, bool)>> {
 
 /// Runs until a signal ends it.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
-    let level = std::env::var("SKIFF_LOG").unwrap_or_else(|_| "info".to_owned());
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
+    crate::telemetry();
     let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)?, node: runtime("node", 2)? };
     runtimes.api.block_on(serve(flags, runtimes.control.handle().clone(), runtimes.node.handle().clone()))
 }
@@ -219,6 +218,7 @@ async fn serve(
             cluster_dns: vec![dns_address(service_ip).to_string()],
             cluster_domain: flags.cluster_domain.clone(),
             static_pods: flags.pod_manifest_path.clone(),
+            cluster_cidrs: flags.cluster_cidr.clone(),
         };
         let user = format!("system:node:{node_name}");
         let client = door.client(&user, &["system:nodes"], "kubelet");
@@ -228,6 +228,17 @@ async fn serve(
             .runtime()
             .spawn(async move { agent::start(config, client, &node_pki, &node_clock, &tasks).await });
         started.await.context("starting the node")??;
+        if !flags.disable.contains(&Component::KubeProxy) {
+            control::spawn_proxy(&door, &node_name, &flags.cluster_cidr, &clock, &node_tasks)?;
+        }
+        // Another runtime has no image of this executable yet; see docs.
+        let own_image = flags.container_runtime_endpoint.is_none();
+        if own_image && !flags.disable.contains(&Component::Dns) {
+            let client = door.client("system:admin", &["system:masters"], "skiff");
+            let api = SocketAddr::new(advertise, address.port()).to_string();
+            let dns = dns_address(service_ip).to_string();
+            addons::install_dns(&client, &dns, &flags.cluster_domain, &api).await.context("installing DNS")?;
+        }
     }
     let reached =
         if flags.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { flags.bind_address };
@@ -255,7 +266,7 @@ async fn serve(
 }
 
 /// SIGINT or SIGTERM.
-async fn signalled() {
+pub(crate) async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(mut interrupt), Ok(mut terminate)) => {

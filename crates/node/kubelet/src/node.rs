@@ -183,7 +183,9 @@ impl Node {
         let mut last: Option<Value> = None;
         let mut reported = self.shared.clock.now();
         loop {
-            self.shared.clock.sleep(STATUS_INTERVAL).await;
+            // A node that is not ready yet says so as soon as it is.
+            let ready = last.as_ref().is_some_and(is_ready);
+            self.shared.clock.sleep(if ready { STATUS_INTERVAL } else { STATUS_INTERVAL / 100 }).await;
             let due = self.shared.clock.now().duration_since(reported) >= STATUS_REPORT;
             match self.report(if due { None } else { last.as_ref() }).await {
                 Ok(Some(written)) => {
@@ -363,6 +365,11 @@ impl Node {
         };
         leases.create(&lease, &WriteOptions::default()).await.map(drop)
     }
+}
+
+fn is_ready(status: &Value) -> bool {
+    let ready = |condition: &&Value| condition.str_at(&["type"]) == "Ready" && condition.str_at(&["status"]) == "True";
+    status.items_at(&["conditions"]).iter().any(|condition| ready(&condition))
 }
 
 /// Equal but for heartbeats.

@@ -5,6 +5,7 @@
 //! (safer than upstream; RELIABILITY row 19).
 
 mod guard;
+mod join;
 mod log_stream;
 
 use crate::logs::LogOptions;
@@ -15,29 +16,14 @@ use crate::source::Pods;
 pub use guard::Guard;
 use http::{Method, Request, Response, StatusCode};
 use skiff_base::task::OnFailure;
+use skiff_cri::streaming::Streaming;
 use skiff_cri::v1;
 use skiff_machinery::{Value, object};
 use skiff_net::client::{Client as Wire, Options as WireOptions};
 use skiff_net::portforward;
-use skiff_net::remotecommand::{self, Outcome, ServerStreams};
+use skiff_net::remotecommand;
 use skiff_net::{Body, Peer, Service, ServiceFuture};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::DuplexStream;
-
-/// What a stream's end is awaited as.
-pub type StreamFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// A runtime in this process that takes streams directly, without the HTTP hop of CRI's URLs.
-pub trait Streaming: Send + Sync + 'static {
-    /// Runs a command in a container; the streams are the client's.
-    fn exec(&self, request: v1::ExecRequest, streams: ServerStreams) -> StreamFuture<'_, ()>;
-    /// Joins the client to a container's own streams.
-    fn attach(&self, request: v1::AttachRequest, streams: ServerStreams) -> StreamFuture<'_, ()>;
-    /// Joins `data` to a port inside a pod.
-    fn port_forward(&self, sandbox_id: String, port: u16, data: DuplexStream) -> StreamFuture<'_, Result<(), String>>;
-}
 
 /// The server.
 pub struct KubeletServer {
@@ -253,7 +239,7 @@ impl KubeletServer {
         };
         self.shared.supervisor.spawn_abortable("exec", OnFailure::Forget, async move {
             match accepting.streams().await {
-                Ok(streams) => streaming.exec(exec, streams).await,
+                Ok(streams) => join::program(streaming.exec(exec).await, streams).await,
                 Err(error) => tracing::debug!(%error, "exec streams"),
             }
         });
@@ -287,7 +273,7 @@ impl KubeletServer {
         };
         self.shared.supervisor.spawn_abortable("attach", OnFailure::Forget, async move {
             match accepting.streams().await {
-                Ok(streams) => streaming.attach(attach, streams).await,
+                Ok(streams) => join::program(streaming.attach(attach).await, streams).await,
                 Err(error) => tracing::debug!(%error, "attach streams"),
             }
         });
@@ -321,13 +307,7 @@ impl KubeletServer {
             while let Some(forward) = connections.accept().await {
                 let (streaming, sandbox) = (Arc::clone(&streaming), sandbox.clone());
                 supervisor.spawn_abortable("forwarded connection", OnFailure::Forget, async move {
-                    let mut error_stream = forward.error;
-                    if let Err(error) = streaming.port_forward(sandbox, forward.port, forward.data).await {
-                        let told = tokio::io::AsyncWriteExt::write_all(&mut error_stream, error.as_bytes()).await;
-                        if told.is_err() {
-                            tracing::debug!(error, "the client left before it could be told");
-                        }
-                    }
+                    join::connection(&*streaming, &sandbox, forward).await;
                 });
             }
         });
@@ -356,9 +336,4 @@ impl Service for KubeletServer {
             }
         })
     }
-}
-
-/// The outcome of a command that could not be run.
-pub fn failed(error: &skiff_cri::CriError) -> Outcome {
-    Outcome::Failed(error.message.clone())
 }

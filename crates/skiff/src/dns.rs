@@ -1,0 +1,73 @@
+//! `skiff dns`: the cluster's DNS server, as the container of an ordinary Deployment runs it.
+
+use anyhow::Context;
+use clap::Args;
+use parking_lot::RwLock;
+use skiff_base::clock::SystemClock;
+use skiff_base::task::Supervisor;
+use skiff_client::{Client, Kubeconfig};
+use skiff_dns::{DnsConfig, DnsServer, Zone};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Flags of `skiff dns`.
+#[derive(Args)]
+pub(crate) struct Flags {
+    /// How to reach the API; the pod's own service account when absent.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Domain of the cluster.
+    #[arg(long, default_value = "cluster.local")]
+    domain: String,
+    /// Address to answer on, UDP and TCP.
+    #[arg(long, default_value = "0.0.0.0:53")]
+    listen: SocketAddr,
+    /// Where other names are asked for; from /etc/resolv.conf when absent.
+    #[arg(long)]
+    upstream: Vec<SocketAddr>,
+}
+
+/// Runs until a signal ends it.
+pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
+    crate::telemetry();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(flags))
+}
+
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    let supervisor = Supervisor::new("dns");
+    let clock = SystemClock::shared();
+    let kubeconfig = match &flags.kubeconfig {
+        Some(path) => Kubeconfig::load(path),
+        None => Kubeconfig::in_cluster(),
+    };
+    let transport = kubeconfig?.transport(&supervisor)?;
+    let client = Client::new(transport, concat!("skiff-dns/v", env!("CARGO_PKG_VERSION")));
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let found = skiff_kubelet::kubelet::host_dns(&text).servers;
+    let resolv = found.iter().filter_map(|ip| ip.parse().ok()).map(|ip| SocketAddr::new(ip, 53)).collect();
+    let any = |port| Some(SocketAddr::from(([0, 0, 0, 0], port)));
+    let config = DnsConfig {
+        listen: vec![flags.listen],
+        health: any(8080),
+        ready: any(8181),
+        metrics: any(9153),
+        domain: flags.domain.clone(),
+        upstreams: if flags.upstream.is_empty() { resolv } else { flags.upstream },
+        ..DnsConfig::default()
+    };
+    let zone = Arc::new(RwLock::new(Zone::default()));
+    let server = DnsServer::bind(&config, Arc::clone(&zone), Arc::clone(&clock)).await.context("cannot listen")?;
+    skiff_dns::spawn_feed(&client, &zone, server.resolver(), &supervisor, clock);
+    server.spawn(&supervisor);
+    tokio::select! {
+        () = supervisor.token().cancelled() => anyhow::bail!("a part of the DNS server ended early"),
+        () = crate::server::signalled() => (),
+    }
+    let late = supervisor.shutdown(Duration::from_secs(5)).await;
+    if !late.is_empty() {
+        tracing::warn!(?late, "some tasks did not end in time");
+    }
+    Ok(())
+}
