@@ -48,6 +48,9 @@ const EAGER_BYTES: usize = 8 << 20;
 /// Bytes of one frame of an answer.
 const FRAME: usize = 128 * 1024;
 
+/// Room for the item that makes a frame full, so that it is not grown for it.
+const SPARE: usize = 16 * 1024;
+
 impl Registry {
     /// The objects that a list asks for.
     pub(super) async fn list_page(
@@ -495,7 +498,7 @@ impl ListBody {
 
     fn next_frame(&mut self) -> Result<Option<Vec<u8>>, ApiError> {
         let Some(tail) = self.tail.as_ref().map(Vec::len) else { return Ok(self.head.take()) };
-        let mut frame = Vec::with_capacity(self.length.unwrap_or(FRAME).min(FRAME) + tail + 1024);
+        let mut frame = Vec::with_capacity(self.length.unwrap_or(FRAME).min(FRAME) + tail + SPARE);
         if let Some(head) = self.head.take() {
             frame.extend_from_slice(&head);
         }

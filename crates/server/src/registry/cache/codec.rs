@@ -154,9 +154,9 @@ impl Codec {
         }
         match self.storage_encoding {
             StorageEncoding::Protobuf => {
-                wire::encode_protobuf(tree, &self.storage_schema, &self.storage_api_version, &self.kind).into()
+                exact(&wire::encode_protobuf(tree, &self.storage_schema, &self.storage_api_version, &self.kind))
             }
-            StorageEncoding::Json => wire::encode_json(tree, &self.storage_schema).into(),
+            StorageEncoding::Json => exact(&wire::encode_json(tree, &self.storage_schema)),
         }
     }
 
@@ -219,7 +219,12 @@ pub fn encode_tree(tree: &Value, schema: &Type, media: Media) -> Result<Encoding
         }
     };
     let parts = parts.ok_or_else(|| ApiError::internal("an object was encoded without metadata"))?;
-    Ok(Encoding::new(bytes.into(), parts))
+    Ok(Encoding::new(exact(&bytes), parts))
+}
+
+/// What stays in memory takes what it needs: buffers grown while writing are up to twice as large.
+fn exact(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
 }
 
 fn builtin_type(group_version: &GroupVersion, kind: &str) -> Type {
