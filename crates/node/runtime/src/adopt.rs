@@ -38,10 +38,17 @@ fn read_config<T: Message + Default>(dir: &Path) -> std::io::Result<T> {
 impl Inner {
     fn load_sandboxes(&self) {
         for dir in directories(&self.root.join("sandboxes")) {
-            let loaded = record::load::<SandboxRecord>(&dir).and_then(|record| Ok((record, read_config::<PodSandboxConfig>(&dir)?)));
+            let loaded = record::load::<SandboxRecord>(&dir)
+                .and_then(|record| Ok((record, read_config::<PodSandboxConfig>(&dir)?)));
             match loaded {
                 Ok((record, config)) => {
-                    let sandbox = Sandbox { id: record.id.clone(), dir, config, record: record.into(), lock: tokio::sync::Mutex::default() };
+                    let sandbox = Sandbox {
+                        id: record.id.clone(),
+                        dir,
+                        config,
+                        record: record.into(),
+                        lock: tokio::sync::Mutex::default(),
+                    };
                     self.sandboxes.lock().insert(sandbox.id.clone(), Arc::new(sandbox));
                 }
                 // The call that made it never came to the point of starting anything.
@@ -57,7 +64,8 @@ impl Inner {
 
     fn load_containers(&self) {
         for dir in directories(&self.root.join("containers")) {
-            let loaded = record::load::<ContainerRecord>(&dir).and_then(|record| Ok((record, read_config::<ContainerConfig>(&dir)?)));
+            let loaded = record::load::<ContainerRecord>(&dir)
+                .and_then(|record| Ok((record, read_config::<ContainerConfig>(&dir)?)));
             match loaded {
                 Ok((record, config)) if self.sandboxes.lock().contains_key(&record.sandbox_id) => {
                     let container = Container::new(dir, config, record);

@@ -24,15 +24,25 @@ use crate::state::{Container, Inner, Sandbox};
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 impl Inner {
-    pub(crate) async fn create_container(&self, sandbox: &Sandbox, config: ContainerConfig) -> Result<String, CriError> {
+    pub(crate) async fn create_container(
+        &self,
+        sandbox: &Sandbox,
+        config: ContainerConfig,
+    ) -> Result<String, CriError> {
         {
             let record = sandbox.record.lock();
             if record.stopped || !record.ready {
                 return Err(CriError::failed_precondition(format!("sandbox {:?} is not ready", sandbox.id)));
             }
         }
-        let metadata = config.metadata.clone().ok_or_else(|| CriError::invalid_argument("container config must include metadata"))?;
-        let taken = self.containers_of(&sandbox.id).into_iter().find(|container| container.config.metadata.as_ref() == Some(&metadata));
+        let metadata = config
+            .metadata
+            .clone()
+            .ok_or_else(|| CriError::invalid_argument("container config must include metadata"))?;
+        let taken = self
+            .containers_of(&sandbox.id)
+            .into_iter()
+            .find(|container| container.config.metadata.as_ref() == Some(&metadata));
         if let Some(taken) = taken {
             let message = format!("container {}_{} is already {:?}", metadata.name, metadata.attempt, taken.id);
             return Err(CriError::new(skiff_cri::Code::AlreadyExists, message));
@@ -66,13 +76,21 @@ impl Inner {
         Ok(id)
     }
 
-    fn plan(&self, sandbox: &Sandbox, config: &ContainerConfig, image: &ResolvedImage, id: &str, dir: &Path) -> Result<ContainerRecord, CriError> {
+    fn plan(
+        &self,
+        sandbox: &Sandbox,
+        config: &ContainerConfig,
+        image: &ResolvedImage,
+        id: &str,
+        dir: &Path,
+    ) -> Result<ContainerRecord, CriError> {
         let around = spec::Around { id, dir, sandbox_dir: &sandbox.dir, sandbox: &sandbox.config, image };
         let (mut spec, confined) = spec::container(config, &around)?;
         if confined {
             let filter = crate::seccomp::default_profile(Caps(spec.program.capabilities))
                 .map_err(|error| CriError::unknown(format!("compiling the seccomp profile: {error}")))?;
-            let file = crate::seccomp::store(&self.root.join("seccomp"), &filter).map_err(io_error("storing the seccomp profile"))?;
+            let file = crate::seccomp::store(&self.root.join("seccomp"), &filter)
+                .map_err(io_error("storing the seccomp profile"))?;
             spec.program.seccomp = Some(file);
         }
         Ok(ContainerRecord {
@@ -128,7 +146,12 @@ impl Inner {
                 let error = other.err().unwrap_or(ShimError::Unexpected);
                 let error = shim_error("unable to start container process")(error);
                 let message = error.message.clone();
-                let end = End { code: 128, finished_at: self.now(), reason: "StartError".to_owned(), message: message.clone() };
+                let end = End {
+                    code: 128,
+                    finished_at: self.now(),
+                    reason: "StartError".to_owned(),
+                    message: message.clone(),
+                };
                 container.end(end);
                 self.announce(&container.id, &sandbox_id, ContainerEventType::ContainerStoppedEvent);
                 Err(CriError { message, ..error })
@@ -212,7 +235,11 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) async fn update_resources(&self, container: &Container, resources: &LinuxContainerResources) -> Result<(), CriError> {
+    pub(crate) async fn update_resources(
+        &self,
+        container: &Container,
+        resources: &LinuxContainerResources,
+    ) -> Result<(), CriError> {
         let _one_at_a_time = container.lock.lock().await;
         if container.current() == ContainerState::ContainerExited {
             return Err(CriError::failed_precondition(format!("container {:?} is not running", container.id)));

@@ -8,8 +8,8 @@ use prost::Message;
 use skiff_base::task::OnFailure;
 use skiff_cri::CriError;
 use skiff_cri::v1::{
-    ContainerEventType, DnsConfig, LinuxPodSandboxStatus, Namespace, NamespaceMode, PodIp, PodSandbox, PodSandboxConfig,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    ContainerEventType, DnsConfig, LinuxPodSandboxStatus, Namespace, NamespaceMode, PodIp, PodSandbox,
+    PodSandboxConfig, PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
 use skiff_linux::mount;
 use skiff_shim::protocol::{PINS, Request, Response, SANDBOX_SPEC, SHM, SandboxSpec};
@@ -58,23 +58,41 @@ fn resolv_conf(dns: Option<&DnsConfig>) -> String {
 }
 
 impl Inner {
-    pub(crate) async fn run_sandbox(self: &Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<String, CriError> {
+    pub(crate) async fn run_sandbox(
+        self: &Arc<Self>,
+        config: PodSandboxConfig,
+        handler: String,
+    ) -> Result<String, CriError> {
         if !handler.is_empty() {
             return Err(CriError::invalid_argument(format!("no runtime for {handler:?} is configured")));
         }
-        let metadata = config.metadata.clone().ok_or_else(|| CriError::invalid_argument("sandbox config must include metadata"))?;
+        let metadata = config
+            .metadata
+            .clone()
+            .ok_or_else(|| CriError::invalid_argument("sandbox config must include metadata"))?;
         let options = spec::namespaces(&config)?;
         let sysctls = spec::sysctls(&config, &options)?;
         let cgroup = spec::cgroup_parent(&config)?;
         if config.hostname.len() > 64 {
-            return Err(CriError::invalid_argument(format!("hostname {:?} is longer than 64 characters", config.hostname)));
+            return Err(CriError::invalid_argument(format!(
+                "hostname {:?} is longer than 64 characters",
+                config.hostname
+            )));
         }
         // Name and attempt identify a sandbox: the same again is a repeated call of one that already ran.
-        let taken = self.sandboxes.lock().values().find(|sandbox| sandbox.config.metadata.as_ref() == Some(&metadata)).map(|s| s.id.clone());
+        let taken = self
+            .sandboxes
+            .lock()
+            .values()
+            .find(|sandbox| sandbox.config.metadata.as_ref() == Some(&metadata))
+            .map(|s| s.id.clone());
         if let Some(id) = taken {
             return Err(CriError::new(
                 skiff_cri::Code::AlreadyExists,
-                format!("sandbox {}_{}_{}_{} is already {id:?}", metadata.name, metadata.namespace, metadata.uid, metadata.attempt),
+                format!(
+                    "sandbox {}_{}_{}_{} is already {id:?}",
+                    metadata.name, metadata.namespace, metadata.uid, metadata.attempt
+                ),
             ));
         }
         let id = record::new_id().map_err(|error| CriError::unknown(format!("no random id: {error}")))?;
@@ -88,7 +106,13 @@ impl Inner {
             cgroup: cgroup.join(&id),
         };
         let record = SandboxRecord { id: id.clone(), created_at: self.now(), handler, ..SandboxRecord::default() };
-        let sandbox = Arc::new(Sandbox { id: id.clone(), dir, config, record: record.into(), lock: tokio::sync::Mutex::default() });
+        let sandbox = Arc::new(Sandbox {
+            id: id.clone(),
+            dir,
+            config,
+            record: record.into(),
+            lock: tokio::sync::Mutex::default(),
+        });
         // A second call with the same name meets the entry, not the half-made sandbox.
         self.sandboxes.lock().insert(id.clone(), sandbox.clone());
         let _one_at_a_time = sandbox.lock.lock().await;
@@ -112,7 +136,12 @@ impl Inner {
         }
     }
 
-    async fn make_sandbox(self: &Arc<Self>, sandbox: &Arc<Sandbox>, shim_spec: &SandboxSpec, sysctls: Vec<(String, String)>) -> Result<(), CriError> {
+    async fn make_sandbox(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        shim_spec: &SandboxSpec,
+        sysctls: Vec<(String, String)>,
+    ) -> Result<(), CriError> {
         let dir = &sandbox.dir;
         let files = || -> std::io::Result<()> {
             record::private_dir(dir)?;
@@ -144,7 +173,8 @@ impl Inner {
         self.listen(sandbox).await.map_err(shim_error("listening to the shim"))?;
         if !shim_spec.host_network {
             let ips = self.network.setup(self.network_request(sandbox)).await;
-            let ips = ips.map_err(|error| CriError::unknown(format!("failed to setup network for sandbox: {error}")))?;
+            let ips =
+                ips.map_err(|error| CriError::unknown(format!("failed to setup network for sandbox: {error}")))?;
             sandbox.record.lock().ips = ips;
         }
         if !sysctls.is_empty() {
@@ -228,7 +258,9 @@ impl Inner {
         let options = spec::namespaces(&sandbox.config)?;
         if options.network() != NamespaceMode::Node {
             let torn = self.network.teardown(self.network_request(sandbox)).await;
-            torn.map_err(|error| CriError::unknown(format!("failed to destroy network for sandbox {:?}: {error}", sandbox.id)))?;
+            torn.map_err(|error| {
+                CriError::unknown(format!("failed to destroy network for sandbox {:?}: {error}", sandbox.id))
+            })?;
         }
         match shim::ask(&sandbox.dir, &Request::Shutdown).await {
             Ok(_) | Err(ShimError::Connect(_) | ShimError::Broken(_)) => {}
@@ -335,7 +367,8 @@ impl Sandbox {
 
     pub(crate) fn status(&self) -> PodSandboxStatus {
         let record = self.record.lock().clone();
-        let options = self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
+        let options =
+            self.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone());
         let mut ips = record.ips.iter().map(ToString::to_string);
         let network = PodSandboxNetworkStatus {
             ip: ips.next().unwrap_or_default(),

@@ -45,7 +45,9 @@ impl EmbeddedRuntime {
         all.values()
             .filter(|container| filter.id.is_empty() || container.id.starts_with(&filter.id))
             .map(|container| container.listed())
-            .filter(|container| filter.pod_sandbox_id.is_empty() || container.pod_sandbox_id.starts_with(&filter.pod_sandbox_id))
+            .filter(|container| {
+                filter.pod_sandbox_id.is_empty() || container.pod_sandbox_id.starts_with(&filter.pod_sandbox_id)
+            })
             .filter(|container| filter.state.as_ref().is_none_or(|wanted| wanted.state == container.state))
             .filter(|container| matches(&filter.label_selector, &container.labels))
             .collect()
@@ -60,7 +62,10 @@ impl EmbeddedRuntime {
                 .into_iter()
                 .filter(|container| container.current() == ContainerState::ContainerRunning)
                 .filter(|container| filter.id.is_empty() || container.id.starts_with(&filter.id))
-                .filter(|container| filter.pod_sandbox_id.is_empty() || container.record.lock().sandbox_id.starts_with(&filter.pod_sandbox_id))
+                .filter(|container| {
+                    filter.pod_sandbox_id.is_empty()
+                        || container.record.lock().sandbox_id.starts_with(&filter.pod_sandbox_id)
+                })
                 .filter(|container| matches(&filter.label_selector, &container.config.labels));
             // One that ends meanwhile is left out, the others are told.
             Ok(wanted.filter_map(|container| inner.container_stats(&container).ok()).collect())
@@ -131,7 +136,10 @@ impl RuntimeService for EmbeddedRuntime {
             let mut info = HashMap::new();
             if request.verbose {
                 let pid = sandbox.record.lock().shim_pid;
-                info.insert("info".to_owned(), serde_json::json!({ "shimPid": pid, "netns": sandbox.netns() }).to_string());
+                info.insert(
+                    "info".to_owned(),
+                    serde_json::json!({ "shimPid": pid, "netns": sandbox.netns() }).to_string(),
+                );
             }
             Ok(PodSandboxStatusResponse {
                 status: Some(sandbox.status()),
@@ -147,7 +155,10 @@ impl RuntimeService for EmbeddedRuntime {
         Box::pin(std::future::ready(Ok(ListPodSandboxResponse { items })))
     }
 
-    fn stream_pod_sandboxes<'a>(&'a self, request: StreamPodSandboxesRequest) -> CriFuture<'a, CriStream<StreamPodSandboxesResponse>> {
+    fn stream_pod_sandboxes<'a>(
+        &'a self,
+        request: StreamPodSandboxesRequest,
+    ) -> CriFuture<'a, CriStream<StreamPodSandboxesResponse>> {
         let list = self.sandboxes(request.filter);
         Box::pin(std::future::ready(Ok(frames(list, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))))
     }
@@ -192,7 +203,10 @@ impl RuntimeService for EmbeddedRuntime {
         Box::pin(std::future::ready(Ok(ListContainersResponse { containers })))
     }
 
-    fn stream_containers<'a>(&'a self, request: StreamContainersRequest) -> CriFuture<'a, CriStream<StreamContainersResponse>> {
+    fn stream_containers<'a>(
+        &'a self,
+        request: StreamContainersRequest,
+    ) -> CriFuture<'a, CriStream<StreamContainersResponse>> {
         let list = self.containers(request.filter);
         Box::pin(std::future::ready(Ok(frames(list, |containers| StreamContainersResponse { containers }))))
     }
@@ -210,7 +224,10 @@ impl RuntimeService for EmbeddedRuntime {
         })
     }
 
-    fn update_container_resources<'a>(&'a self, request: UpdateContainerResourcesRequest) -> CriFuture<'a, UpdateContainerResourcesResponse> {
+    fn update_container_resources<'a>(
+        &'a self,
+        request: UpdateContainerResourcesRequest,
+    ) -> CriFuture<'a, UpdateContainerResourcesResponse> {
         Box::pin(async move {
             let container = self.inner.container(&request.container_id)?;
             self.inner.update_resources(&container, &request.linux.unwrap_or_default()).await?;
@@ -218,7 +235,10 @@ impl RuntimeService for EmbeddedRuntime {
         })
     }
 
-    fn reopen_container_log<'a>(&'a self, request: ReopenContainerLogRequest) -> CriFuture<'a, ReopenContainerLogResponse> {
+    fn reopen_container_log<'a>(
+        &'a self,
+        request: ReopenContainerLogRequest,
+    ) -> CriFuture<'a, ReopenContainerLogResponse> {
         Box::pin(async move {
             let container = self.inner.container(&request.container_id)?;
             self.inner.reopen_log(&container).await?;
@@ -251,11 +271,19 @@ impl RuntimeService for EmbeddedRuntime {
         })
     }
 
-    fn list_container_stats<'a>(&'a self, request: ListContainerStatsRequest) -> CriFuture<'a, ListContainerStatsResponse> {
-        Box::pin(async move { Ok(ListContainerStatsResponse { stats: self.all_container_stats(request.filter).await? }) })
+    fn list_container_stats<'a>(
+        &'a self,
+        request: ListContainerStatsRequest,
+    ) -> CriFuture<'a, ListContainerStatsResponse> {
+        Box::pin(
+            async move { Ok(ListContainerStatsResponse { stats: self.all_container_stats(request.filter).await? }) },
+        )
     }
 
-    fn stream_container_stats<'a>(&'a self, request: StreamContainerStatsRequest) -> CriFuture<'a, CriStream<StreamContainerStatsResponse>> {
+    fn stream_container_stats<'a>(
+        &'a self,
+        request: StreamContainerStatsRequest,
+    ) -> CriFuture<'a, CriStream<StreamContainerStatsResponse>> {
         Box::pin(async move {
             let stats = self.all_container_stats(request.filter).await?;
             Ok(frames(stats, |container_stats| StreamContainerStatsResponse { container_stats }))
@@ -271,11 +299,19 @@ impl RuntimeService for EmbeddedRuntime {
         })
     }
 
-    fn list_pod_sandbox_stats<'a>(&'a self, request: ListPodSandboxStatsRequest) -> CriFuture<'a, ListPodSandboxStatsResponse> {
-        Box::pin(async move { Ok(ListPodSandboxStatsResponse { stats: self.all_sandbox_stats(request.filter).await? }) })
+    fn list_pod_sandbox_stats<'a>(
+        &'a self,
+        request: ListPodSandboxStatsRequest,
+    ) -> CriFuture<'a, ListPodSandboxStatsResponse> {
+        Box::pin(
+            async move { Ok(ListPodSandboxStatsResponse { stats: self.all_sandbox_stats(request.filter).await? }) },
+        )
     }
 
-    fn stream_pod_sandbox_stats<'a>(&'a self, request: StreamPodSandboxStatsRequest) -> CriFuture<'a, CriStream<StreamPodSandboxStatsResponse>> {
+    fn stream_pod_sandbox_stats<'a>(
+        &'a self,
+        request: StreamPodSandboxStatsRequest,
+    ) -> CriFuture<'a, CriStream<StreamPodSandboxStatsResponse>> {
         Box::pin(async move {
             let stats = self.all_sandbox_stats(request.filter).await?;
             Ok(frames(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats }))
@@ -283,7 +319,10 @@ impl RuntimeService for EmbeddedRuntime {
     }
 
     /// The pod CIDR is told to the network by its own configuration, not through here.
-    fn update_runtime_config<'a>(&'a self, _: UpdateRuntimeConfigRequest) -> CriFuture<'a, UpdateRuntimeConfigResponse> {
+    fn update_runtime_config<'a>(
+        &'a self,
+        _: UpdateRuntimeConfigRequest,
+    ) -> CriFuture<'a, UpdateRuntimeConfigResponse> {
         Box::pin(std::future::ready(Ok(UpdateRuntimeConfigResponse {})))
     }
 
@@ -312,8 +351,9 @@ impl RuntimeService for EmbeddedRuntime {
 
     fn get_container_events<'a>(&'a self, _: GetEventsRequest) -> CriFuture<'a, CriStream<ContainerEventResponse>> {
         // A listener that is too far behind is told so by an error, after which it lists and listens again.
-        let events = BroadcastStream::new(self.inner.events.subscribe())
-            .map(|event| event.map_err(|_| CriError::new(skiff_cri::Code::ResourceExhausted, "the listener is too slow")));
+        let events = BroadcastStream::new(self.inner.events.subscribe()).map(|event| {
+            event.map_err(|_| CriError::new(skiff_cri::Code::ResourceExhausted, "the listener is too slow"))
+        });
         Box::pin(std::future::ready(Ok(Box::pin(events) as CriStream<_>)))
     }
 
@@ -322,7 +362,10 @@ impl RuntimeService for EmbeddedRuntime {
         Box::pin(std::future::ready(Ok(RuntimeConfigResponse { linux })))
     }
 
-    fn update_pod_sandbox_resources<'a>(&'a self, request: UpdatePodSandboxResourcesRequest) -> CriFuture<'a, UpdatePodSandboxResourcesResponse> {
+    fn update_pod_sandbox_resources<'a>(
+        &'a self,
+        request: UpdatePodSandboxResourcesRequest,
+    ) -> CriFuture<'a, UpdatePodSandboxResourcesResponse> {
         // The kubelet has changed the pod's cgroup itself; nothing of ours holds sums.
         let known = self.inner.sandbox(&request.pod_sandbox_id).map(|_| UpdatePodSandboxResourcesResponse {});
         Box::pin(std::future::ready(known))

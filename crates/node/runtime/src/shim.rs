@@ -50,7 +50,8 @@ fn program() -> Result<BorrowedFd<'static>, ShimError> {
 /// Starts the shim of the sandbox in `dir` and waits until its namespaces stand. Answers its process.
 pub(crate) async fn start(dir: &Path, tasks: &Supervisor) -> Result<i32, ShimError> {
     let program = program()?;
-    let log = std::fs::File::options().create(true).append(true).open(dir.join("shim.log")).map_err(ShimError::Spawn)?;
+    let log =
+        std::fs::File::options().create(true).append(true).open(dir.join("shim.log")).map_err(ShimError::Spawn)?;
     let (reader, writer) = io::pipe().map_err(ShimError::Spawn)?;
     // Through our own descriptor table; the program itself is then an anonymous file without a path.
     let mut command = tokio::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
@@ -97,7 +98,8 @@ impl Conversation {
     pub(crate) async fn open(dir: &Path) -> Result<Self, ShimError> {
         // Through a descriptor of the directory: the socket's full path may be longer than an address holds.
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty()).map_err(|error| ShimError::Connect(error.into()))?;
+        let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())
+            .map_err(|error| ShimError::Connect(error.into()))?;
         let path = format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd());
         let stream = UnixStream::connect(path).await.map_err(ShimError::Connect)?;
         Ok(Self { stream, input: Vec::new(), fds: Vec::new() })

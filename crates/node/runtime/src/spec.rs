@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use skiff_cri::CriError;
 use skiff_cri::v1::security_profile::ProfileType;
 use skiff_cri::v1::{
-    Capability, ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, Mount, MountPropagation as CriPropagation,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, Signal, SupplementalGroupsPolicy,
+    Capability, ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, Mount,
+    MountPropagation as CriPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, Signal,
+    SupplementalGroupsPolicy,
 };
 use skiff_linux::caps::Caps;
 use skiff_shim::protocol::{ContainerSpec, Device, ExecSpec, Limits, MountPropagation, PidMode, Program, User, Volume};
@@ -16,8 +17,20 @@ use crate::image::{ImageConfig, ResolvedImage};
 
 /// What a container has when nothing is said; the well-known runtimes' default.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Cgroup of pods for which the caller names none.
@@ -63,7 +76,8 @@ pub(crate) fn sysctls(config: &PodSandboxConfig, options: &NamespaceOption) -> R
     for (name, value) in sorted {
         let path = sysctl_path(name).ok_or_else(|| invalid(format!("invalid sysctl name {name:?}")))?;
         let own_network = options.network() != NamespaceMode::Node && path.starts_with("net/");
-        let ipc = ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"].iter().any(|prefix| path.starts_with(prefix));
+        let ipc =
+            ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"].iter().any(|prefix| path.starts_with(prefix));
         if !own_network && !(ipc && options.ipc() != NamespaceMode::Node) {
             return Err(invalid(format!("sysctl {name:?} is not in a separate kernel namespace")));
         }
@@ -144,12 +158,17 @@ fn capabilities(asked: Option<&Capability>, privileged: bool) -> Result<(Caps, C
 }
 
 fn id(value: i64) -> Result<u32, CriError> {
-    u32::try_from(value).ok().filter(|id| *id <= i32::MAX as u32).ok_or_else(|| invalid(format!("uids and gids must be in range 0-{}: {value}", i32::MAX)))
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id <= i32::MAX as u32)
+        .ok_or_else(|| invalid(format!("uids and gids must be in range 0-{}: {value}", i32::MAX)))
 }
 
 fn user(context: &LinuxContainerSecurityContext, image: &ImageConfig) -> Result<User, CriError> {
     let mut user = match (&context.run_as_user, context.run_as_username.as_str()) {
-        (Some(_), name) if !name.is_empty() => return Err(invalid("both run_as_user and run_as_username are specified")),
+        (Some(_), name) if !name.is_empty() => {
+            return Err(invalid("both run_as_user and run_as_username are specified"));
+        }
         (Some(uid), _) => id(uid.value)?.to_string(),
         (None, "") => image.user.clone(),
         (None, name) => name.to_owned(),
@@ -280,15 +299,25 @@ pub(crate) fn container(config: &ContainerConfig, around: &Around<'_>) -> Result
     let (granted, ambient) = capabilities(context.capabilities.as_ref(), context.privileged)?;
 
     let mut volumes = config.mounts.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
-    for (file, target) in [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")] {
+    for (file, target) in [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")]
+    {
         if !volumes.iter().any(|volume| volume.target == Path::new(target)) {
             let readonly = context.readonly_rootfs;
-            volumes.push(Volume { source: around.sandbox_dir.join(file), target: target.into(), readonly, ..Volume::default() });
+            volumes.push(Volume {
+                source: around.sandbox_dir.join(file),
+                target: target.into(),
+                readonly,
+                ..Volume::default()
+            });
         }
     }
     let mut devices = Vec::new();
     for device in &config.devices {
-        devices.push(host_device(Path::new(&device.host_path), Path::new(&device.container_path), &device.permissions)?);
+        devices.push(host_device(
+            Path::new(&device.host_path),
+            Path::new(&device.container_path),
+            &device.permissions,
+        )?);
     }
     if context.privileged {
         all_devices(Path::new("/dev"), &mut devices);
@@ -296,7 +325,10 @@ pub(crate) fn container(config: &ContainerConfig, around: &Around<'_>) -> Result
     let program = Program {
         argv: argv(config, image)?,
         env: env(config, image, &around.sandbox.hostname),
-        cwd: [&config.working_dir, &image.working_dir].into_iter().find(|dir| !dir.is_empty()).map_or("/".into(), PathBuf::from),
+        cwd: [&config.working_dir, &image.working_dir]
+            .into_iter()
+            .find(|dir| !dir.is_empty())
+            .map_or("/".into(), PathBuf::from),
         tty: config.tty,
         user: user(context, image)?,
         capabilities: granted.0,
@@ -395,7 +427,9 @@ pub(crate) fn exec(container: &ContainerSpec, command: &[String], tty: bool) -> 
 pub(crate) fn stop_signal(config: &ContainerConfig, image: &ImageConfig) -> Result<i32, CriError> {
     match config.stop_signal() {
         Signal::RuntimeDefault => match &image.stop_signal {
-            Some(name) if !name.is_empty() => signal_number(name).ok_or_else(|| invalid(format!("invalid stop signal {name:?}"))),
+            Some(name) if !name.is_empty() => {
+                signal_number(name).ok_or_else(|| invalid(format!("invalid stop signal {name:?}")))
+            }
             _ => Ok(libc::SIGTERM),
         },
         signal => {
@@ -419,9 +453,9 @@ pub(crate) fn signal_number(name: &str) -> Option<i32> {
         }
     }
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-        "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
     ];
     let aliases = BTreeMap::from([("IOT", "ABRT"), ("CLD", "CHLD"), ("POLL", "IO")]);
     let plain = aliases.get(plain).copied().unwrap_or(plain);
@@ -435,7 +469,9 @@ mod tests {
 
     #[test]
     fn signals_by_every_name() {
-        for (name, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-14", 50), ("IOT", 6)] {
+        for (name, number) in
+            [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-14", 50), ("IOT", 6)]
+        {
             assert_eq!(signal_number(name), Some(number), "{name}");
         }
         for name in ["", "0", "65", "SIGNOPE", "RTMAX+1"] {
@@ -455,7 +491,14 @@ mod tests {
         let own = NamespaceOption::default();
         assert_eq!(check("net.ipv4.conf.eth0/100.rp_filter", &own).unwrap()[0].0, "net/ipv4/conf/eth0.100/rp_filter");
         assert!(check("kernel.shmmax", &own).is_ok());
-        for name in ["kernel.core_pattern", "net.ipv4.a=b", "net.ipv4.a\nb", "net/../kernel/core_pattern", "net.+", "vm.swappiness"] {
+        for name in [
+            "kernel.core_pattern",
+            "net.ipv4.a=b",
+            "net.ipv4.a\nb",
+            "net/../kernel/core_pattern",
+            "net.+",
+            "vm.swappiness",
+        ] {
             assert!(check(name, &own).is_err(), "{name}");
         }
         let host = NamespaceOption { network: NamespaceMode::Node.into(), ..Default::default() };
@@ -466,8 +509,11 @@ mod tests {
     fn capabilities_are_added_and_dropped_in_order() {
         let of = |add: &[&str], drop: &[&str]| {
             let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            capabilities(Some(&Capability { add_capabilities: list(add), drop_capabilities: list(drop), ..Default::default() }), false)
-                .map(|(caps, _)| caps.0.count_ones())
+            capabilities(
+                Some(&Capability { add_capabilities: list(add), drop_capabilities: list(drop), ..Default::default() }),
+                false,
+            )
+            .map(|(caps, _)| caps.0.count_ones())
         };
         assert_eq!(of(&[], &[]), Ok(14));
         assert_eq!(of(&["NET_BIND_SERVICE"], &["ALL"]), Ok(1));

@@ -138,18 +138,25 @@ impl Inner {
 
     /// A sandbox by its id, or by the only id that starts so.
     pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, CriError> {
-        by_prefix(&self.sandboxes.lock(), id)
-            .ok_or_else(|| CriError::not_found(format!("an error occurred when try to find sandbox: {id:?}: not found")))
+        by_prefix(&self.sandboxes.lock(), id).ok_or_else(|| {
+            CriError::not_found(format!("an error occurred when try to find sandbox: {id:?}: not found"))
+        })
     }
 
     /// A container likewise.
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, CriError> {
-        by_prefix(&self.containers.lock(), id)
-            .ok_or_else(|| CriError::not_found(format!("an error occurred when try to find container {id:?}: not found")))
+        by_prefix(&self.containers.lock(), id).ok_or_else(|| {
+            CriError::not_found(format!("an error occurred when try to find container {id:?}: not found"))
+        })
     }
 
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        self.containers.lock().values().filter(|container| container.record.lock().sandbox_id == sandbox).cloned().collect()
+        self.containers
+            .lock()
+            .values()
+            .filter(|container| container.record.lock().sandbox_id == sandbox)
+            .cloned()
+            .collect()
     }
 
     /// Tells listeners; nobody listening is fine.
@@ -198,7 +205,8 @@ impl Container {
     /// Writes the record as it is now.
     pub(crate) fn save(&self) -> Result<(), CriError> {
         let record = self.record.lock().clone();
-        crate::record::save(&self.dir, &record).map_err(|error| CriError::unknown(format!("recording container {}: {error}", self.id)))
+        crate::record::save(&self.dir, &record)
+            .map_err(|error| CriError::unknown(format!("recording container {}: {error}", self.id)))
     }
 
     /// Notes the end, once: the first word counts.
@@ -229,6 +237,7 @@ impl Container {
 impl Sandbox {
     pub(crate) fn save(&self) -> Result<(), CriError> {
         let record = self.record.lock().clone();
-        crate::record::save(&self.dir, &record).map_err(|error| CriError::unknown(format!("recording sandbox {}: {error}", self.id)))
+        crate::record::save(&self.dir, &record)
+            .map_err(|error| CriError::unknown(format!("recording sandbox {}: {error}", self.id)))
     }
 }

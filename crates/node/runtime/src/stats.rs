@@ -93,7 +93,11 @@ impl Inner {
             }),
             cpu: usage.as_ref().map(|usage| cpu(timestamp, usage)),
             memory: usage.as_ref().map(|usage| memory(timestamp, usage)),
-            swap: usage.as_ref().map(|usage| SwapUsage { timestamp, swap_usage_bytes: value(usage.swap), ..SwapUsage::default() }),
+            swap: usage.as_ref().map(|usage| SwapUsage {
+                timestamp,
+                swap_usage_bytes: value(usage.swap),
+                ..SwapUsage::default()
+            }),
             writable_layer: Some(FilesystemUsage {
                 timestamp,
                 fs_id: Some(FilesystemIdentifier { mountpoint: self.root.join("containers").display().to_string() }),
@@ -107,8 +111,11 @@ impl Inner {
     /// Blocks.
     pub(crate) fn sandbox_stats(&self, sandbox: &Arc<Sandbox>) -> Result<PodSandboxStats, CriError> {
         let timestamp = self.now();
-        let running: Vec<_> =
-            self.containers_of(&sandbox.id).into_iter().filter(|c| c.current() == ContainerState::ContainerRunning).collect();
+        let running: Vec<_> = self
+            .containers_of(&sandbox.id)
+            .into_iter()
+            .filter(|c| c.current() == ContainerState::ContainerRunning)
+            .collect();
         let parent = spec::cgroup_parent(&sandbox.config)?;
         // The pod's own cgroup, if it has been made and is the pod's alone.
         let named = sandbox.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());

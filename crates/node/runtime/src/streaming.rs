@@ -31,7 +31,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(context))?;
             let read = guard.try_io(|fd| {
@@ -109,7 +113,13 @@ fn incoming(wanted: bool) -> std::io::Result<(Option<pipe::Sender>, OwnedFd)> {
 }
 
 impl Inner {
-    async fn launch(&self, container_id: &str, command: &[String], tty: bool, wants: Wants) -> Result<Launched, CriError> {
+    async fn launch(
+        &self,
+        container_id: &str,
+        command: &[String],
+        tty: bool,
+        wants: Wants,
+    ) -> Result<Launched, CriError> {
         let container = self.container(container_id)?;
         if container.current() != ContainerState::ContainerRunning {
             return Err(CriError::failed_precondition(format!("container is not running: {:?}", container.id)));
@@ -126,12 +136,16 @@ impl Inner {
         if tty {
             conversation.ask(&request, &[]).await.map_err(shim_error(failed))?;
             let master = conversation.fds.pop().ok_or_else(|| CriError::unknown("the shim passed no terminal"))?;
-            #[expect(deprecated, reason = "its successor is unsafe for the sake of other types; an OwnedFd keeps the promise")]
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe for the sake of other types; an OwnedFd keeps the promise"
+            )]
             let watched = AsyncFd::new(master);
             let terminal = Terminal(Arc::new(watched.map_err(io_error("watching the terminal"))?));
             return Ok(Launched { conversation, stdin: None, stdout: None, stderr: None, terminal: Some(terminal) });
         }
-        let make = || -> std::io::Result<_> { Ok((incoming(wants.stdin)?, outgoing(wants.stdout)?, outgoing(wants.stderr)?)) };
+        let make =
+            || -> std::io::Result<_> { Ok((incoming(wants.stdin)?, outgoing(wants.stdout)?, outgoing(wants.stderr)?)) };
         let ((stdin, its_stdin), (stdout, its_stdout), (stderr, its_stderr)) = make().map_err(pipes)?;
         let fds = [its_stdin.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()];
         conversation.ask(&request, &fds).await.map_err(shim_error(failed))?;
@@ -181,7 +195,9 @@ impl Inner {
             let kill = Request::Signal { container: String::new(), signal: libc::SIGKILL };
             conversation.send(&kill, &[]).await.map_err(shim_error("ending the command"))?;
             let limit = request.timeout;
-            return Err(CriError::deadline_exceeded(format!("failed to exec in container: timeout {limit}s exceeded: context deadline exceeded")));
+            return Err(CriError::deadline_exceeded(format!(
+                "failed to exec in container: timeout {limit}s exceeded: context deadline exceeded"
+            )));
         };
         Ok(ExecSyncResponse { stdout: out, stderr: err, exit_code })
     }
@@ -229,12 +245,20 @@ impl Inner {
         };
         let sandbox = self.sandbox(&sandbox)?;
         let wants_stderr = request.stderr && !terminal;
-        let make = || -> std::io::Result<_> { Ok((incoming(request.stdin)?, outgoing(request.stdout)?, outgoing(wants_stderr)?)) };
-        let ((stdin, its_stdin), (stdout, its_stdout), (stderr, its_stderr)) = make().map_err(io_error("making pipes"))?;
+        let make = || -> std::io::Result<_> {
+            Ok((incoming(request.stdin)?, outgoing(request.stdout)?, outgoing(wants_stderr)?))
+        };
+        let ((stdin, its_stdin), (stdout, its_stdout), (stderr, its_stderr)) =
+            make().map_err(io_error("making pipes"))?;
         let all = [(request.stdin, &its_stdin), (request.stdout, &its_stdout), (wants_stderr, &its_stderr)];
         let fds: Vec<_> = all.iter().filter(|(wanted, _)| *wanted).map(|(_, fd)| fd.as_fd()).collect();
         let mut conversation = Conversation::open(&sandbox.dir).await.map_err(shim_error("attach"))?;
-        let ask = Request::Attach { container: container.id.clone(), stdin: request.stdin, stdout: request.stdout, stderr: wants_stderr };
+        let ask = Request::Attach {
+            container: container.id.clone(),
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: wants_stderr,
+        };
         conversation.ask(&ask, &fds).await.map_err(shim_error("attach"))?;
         let resize: Option<skiff_cri::streaming::Resize> = terminal.then(|| {
             let (dir, id, tasks) = (sandbox.dir.clone(), container.id.clone(), self.tasks.clone());
@@ -277,7 +301,8 @@ impl Inner {
                     skiff_linux::process::in_network(netns.as_fd(), connect)
                 }
             };
-            connected.map_err(io_error(&format!("failed to connect to localhost:{port} inside namespace {:?}", sandbox.id)))
+            connected
+                .map_err(io_error(&format!("failed to connect to localhost:{port} inside namespace {:?}", sandbox.id)))
         })
         .await?;
         connected.set_nonblocking(true).map_err(io_error("port-forward"))?;

@@ -43,8 +43,11 @@ pub(crate) fn busybox_layer(dir: &Path) -> PathBuf {
         std::fs::create_dir_all(layer.join(part)).unwrap();
     }
     std::fs::copy(BUSYBOX, layer.join("bin/busybox")).unwrap();
-    let applets = ["sh", "cat", "echo", "ls", "id", "sleep", "true", "false", "mount", "ps", "hostname", "touch", "dd",
-        "readlink", "mknod", "unshare", "head", "stat", "grep", "tail", "nc", "tty", "stty", "env", "pwd", "kill", "wc"];
+    let applets = [
+        "sh", "cat", "echo", "ls", "id", "sleep", "true", "false", "mount", "ps", "hostname", "touch", "dd",
+        "readlink", "mknod", "unshare", "head", "stat", "grep", "tail", "nc", "tty", "stty", "env", "pwd", "kill",
+        "wc",
+    ];
     for applet in applets {
         std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).unwrap();
     }
@@ -88,22 +91,42 @@ impl Fixture {
         Some(Self { runtime, root, cgroup, tasks, _dir: dir })
     }
 
-    /// Lets go of the runtime, as its death would, and opens a new one on the same directory.
-    pub(crate) async fn restart(&mut self) {
+    /// A runtime on a directory that another process's fixture has made and will clean up.
+    pub(crate) async fn on(root: PathBuf, cgroup: String) -> Self {
+        let layer = root.parent().unwrap().join("layer");
+        let tasks = Supervisor::new("runtime-test");
+        let runtime = open(&root, &layer, tasks.clone()).await;
+        Self { runtime, root, cgroup, tasks, _dir: Arc::new(tempfile::tempdir().unwrap()) }
+    }
+
+    /// Lets go of the runtime, as its end would.
+    pub(crate) async fn let_go(&mut self) {
         self.tasks.shutdown(Duration::from_secs(5)).await;
-        let layer = self.root.parent().unwrap().join("layer");
         self.tasks = Supervisor::new("runtime-test");
-        // The old one's directory lock goes with it.
+        // The lock on the directory goes with the runtime, in whose place another stands for the moment.
         let empty = tempfile::tempdir().unwrap();
-        self.runtime = open(empty.path(), &layer, self.tasks.clone()).await;
-        self.runtime = open(&self.root, &layer, self.tasks.clone()).await;
+        self.runtime = open(empty.path(), &self.root.parent().unwrap().join("layer"), self.tasks.clone()).await;
+    }
+
+    /// Opens a new one on the same directory.
+    pub(crate) async fn reopen(&mut self) {
+        self.runtime = open(&self.root, &self.root.parent().unwrap().join("layer"), self.tasks.clone()).await;
     }
 
     pub(crate) fn sandbox_config(&self, name: &str) -> PodSandboxConfig {
-        let metadata = PodSandboxMetadata { name: name.into(), uid: format!("{name}-uid"), namespace: "default".into(), attempt: 0 };
+        let metadata = PodSandboxMetadata {
+            name: name.into(),
+            uid: format!("{name}-uid"),
+            namespace: "default".into(),
+            attempt: 0,
+        };
         let options = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
         let context = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
-        let linux = LinuxPodSandboxConfig { cgroup_parent: self.cgroup.clone(), security_context: Some(context), ..Default::default() };
+        let linux = LinuxPodSandboxConfig {
+            cgroup_parent: self.cgroup.clone(),
+            security_context: Some(context),
+            ..Default::default()
+        };
         PodSandboxConfig {
             metadata: Some(metadata),
             hostname: name.into(),
@@ -124,8 +147,16 @@ impl Fixture {
         self.runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id
     }
 
-    pub(crate) async fn create(&self, pod: &(String, PodSandboxConfig), config: ContainerConfig) -> Result<String, skiff_cri::CriError> {
-        let request = CreateContainerRequest { pod_sandbox_id: pod.0.clone(), config: Some(config), sandbox_config: Some(pod.1.clone()) };
+    pub(crate) async fn create(
+        &self,
+        pod: &(String, PodSandboxConfig),
+        config: ContainerConfig,
+    ) -> Result<String, skiff_cri::CriError> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.0.clone(),
+            config: Some(config),
+            sandbox_config: Some(pod.1.clone()),
+        };
         Ok(self.runtime.create_container(request).await?.container_id)
     }
 
@@ -172,7 +203,10 @@ impl Fixture {
     pub(crate) async fn exec(&self, id: &str, line: &str) -> Result<(i32, String), skiff_cri::CriError> {
         let cmd = ["sh", "-c", line].map(str::to_owned).to_vec();
         let answer = self.runtime.exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 }).await?;
-        Ok((answer.exit_code, String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr)))
+        Ok((
+            answer.exit_code,
+            String::from_utf8_lossy(&answer.stdout).into_owned() + &String::from_utf8_lossy(&answer.stderr),
+        ))
     }
 
     pub(crate) async fn remove(&self, sandbox: &str) {
@@ -192,7 +226,9 @@ impl Fixture {
         let hierarchy = skiff_linux::cgroup::Hierarchy::detect().unwrap();
         for directory in hierarchy.at(Path::new(&self.cgroup)).unwrap().directories() {
             let below = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-            left.extend(below.filter(|e| e.file_type().unwrap().is_dir()).map(|e| format!("cgroup {}", e.path().display())));
+            left.extend(
+                below.filter(|e| e.file_type().unwrap().is_dir()).map(|e| format!("cgroup {}", e.path().display())),
+            );
         }
         for process in std::fs::read_dir("/proc").unwrap().flatten() {
             let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
@@ -201,7 +237,9 @@ impl Fixture {
             }
         }
         for part in ["sandboxes", "containers"] {
-            left.extend(std::fs::read_dir(self.root.join(part)).unwrap().flatten().map(|e| e.path().display().to_string()));
+            left.extend(
+                std::fs::read_dir(self.root.join(part)).unwrap().flatten().map(|e| e.path().display().to_string()),
+            );
         }
         left
     }
@@ -230,7 +268,9 @@ impl Drop for Fixture {
                 && line.contains(&root)
                 && let Some(pid) = process.file_name().to_str().and_then(|pid| pid.parse().ok())
             {
-                drop(rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL));
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
         let ours = hierarchy.at(Path::new(&self.cgroup)).unwrap();
@@ -250,7 +290,9 @@ impl Drop for Fixture {
         }
         drop(ours.remove());
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        for target in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&root)) {
+        for target in
+            mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|target| target.starts_with(&root))
+        {
             drop(skiff_linux::mount::detach(Path::new(target)));
         }
     }
@@ -258,7 +300,8 @@ impl Drop for Fixture {
 
 /// A container that runs a shell line, confined as the kubelet confines by default.
 pub(crate) fn shell(name: &str, line: &str) -> ContainerConfig {
-    let seccomp = SecurityProfile { profile_type: security_profile::ProfileType::RuntimeDefault.into(), ..Default::default() };
+    let seccomp =
+        SecurityProfile { profile_type: security_profile::ProfileType::RuntimeDefault.into(), ..Default::default() };
     let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     let context = LinuxContainerSecurityContext {
         namespace_options: Some(NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }),

@@ -37,7 +37,8 @@ async fn mount_points_stay_within_the_root() {
     std::fs::create_dir_all(&host).unwrap();
     std::fs::write(host.join("canary"), "volume\n").unwrap();
     let pod = f.pod("targets").await;
-    let mount = |to: &str| Mount { container_path: to.into(), host_path: host.display().to_string(), ..Default::default() };
+    let mount =
+        |to: &str| Mount { container_path: to.into(), host_path: host.display().to_string(), ..Default::default() };
     let mut config = shell("up", "cat /etc/here/canary");
     config.mounts = vec![mount("/up/here")];
     let id = f.started(&pod, config).await;
@@ -48,7 +49,9 @@ async fn mount_points_stay_within_the_root() {
         let error = f.start(&id).await.unwrap_err();
         assert!(error.message.contains("inside /proc"), "{error}");
     }
-    assert!(f.create(&pod, ContainerConfig { mounts: vec![mount("/a/../../etc")], ..shell("dots", "") }).await.is_err());
+    assert!(
+        f.create(&pod, ContainerConfig { mounts: vec![mount("/a/../../etc")], ..shell("dots", "") }).await.is_err()
+    );
     f.remove(&pod.0).await;
     f.assert_nothing_left().await;
 }
@@ -59,7 +62,8 @@ async fn a_working_directory_behind_a_descriptor_is_refused() {
     let Some(f) = Fixture::new().await else { return };
     let pod = f.pod("cwd").await;
     for fd in 3..24 {
-        let config = ContainerConfig { working_dir: format!("/proc/self/fd/{fd}"), ..shell(&format!("c{fd}"), "ls ../../..") };
+        let config =
+            ContainerConfig { working_dir: format!("/proc/self/fd/{fd}"), ..shell(&format!("c{fd}"), "ls ../../..") };
         let id = f.create(&pod, config).await.unwrap();
         let error = f.start(&id).await.unwrap_err();
         assert!(error.message.contains("chdir to cwd"), "{fd}: {error}");
@@ -94,7 +98,8 @@ async fn what_is_not_supported_is_refused() {
         change(config.linux.as_mut().unwrap().security_context.as_mut().unwrap());
         config
     };
-    let localhost = SecurityProfile { profile_type: security_profile::ProfileType::Localhost.into(), localhost_ref: "x".into() };
+    let localhost =
+        SecurityProfile { profile_type: security_profile::ProfileType::Localhost.into(), localhost_ref: "x".into() };
     type Change<'a> = &'a dyn Fn(&mut LinuxContainerSecurityContext);
     let changes: [(&str, Change<'_>); 6] = [
         ("uid", &|context| context.run_as_user = Some(Int64Value { value: 4_294_967_296 })),
@@ -111,7 +116,8 @@ async fn what_is_not_supported_is_refused() {
     config.linux.as_mut().unwrap().sysctls.insert("kernel.core_pattern".into(), "|/x".into());
     let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
     assert!(f.runtime.run_pod_sandbox(request).await.is_err());
-    config.linux.as_mut().unwrap().sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "77".to_owned())].into();
+    config.linux.as_mut().unwrap().sysctls =
+        [("net.ipv4.ip_unprivileged_port_start".to_owned(), "77".to_owned())].into();
     let before = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     let pod2 = (f.run(&config).await, config);
     let (_, log) = f.script(&pod2, "c", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start").await;

@@ -1,5 +1,5 @@
 //! Real containers of the embedded runtime, as root, on a temporary directory.
-#![expect(missing_docs, clippy::disallowed_methods, reason = "tests: the machine's own time, owned by awaiting")]
+#![expect(clippy::disallowed_methods, reason = "tests: the machine's own time, owned by awaiting")]
 
 mod fixture;
 mod hostile;

@@ -15,19 +15,23 @@ async fn containers_outlive_the_runtime() {
     let stays = f.started(&pod, shell("stays", "echo up; sleep 1000")).await;
     let flag = f.root.join("../flag");
     let ends_config = ContainerConfig {
-        mounts: vec![Mount { container_path: "/flag".into(), host_path: f.root.join("..").display().to_string(), ..Default::default() }],
+        mounts: vec![Mount {
+            container_path: "/flag".into(),
+            host_path: f.root.join("..").display().to_string(),
+            ..Default::default()
+        }],
         ..shell("ends", "while [ ! -e /flag/flag ]; do sleep 0.02; done; exit 5")
     };
     let ends = f.started(&pod, ends_config).await;
     let created = f.create(&pod, shell("created", "exit 9")).await.unwrap();
     let dir = f.root.join("containers").join(&ends);
 
-    f.tasks.shutdown(Duration::from_secs(5)).await;
+    f.let_go().await;
     std::fs::write(&flag, "").unwrap();
     while !dir.join("exit.json").exists() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    f.restart().await;
+    f.reopen().await;
 
     assert_eq!(f.status(&stays).await.state(), ContainerState::ContainerRunning);
     assert_eq!(f.status(&created).await.state(), ContainerState::ContainerCreated);
@@ -38,6 +42,54 @@ async fn containers_outlive_the_runtime() {
     f.start(&created).await.unwrap();
     assert_eq!(f.exited(&created).await.exit_code, 9);
     f.remove(&pod.0).await;
+    f.assert_nothing_left().await;
+}
+
+/// Holds a runtime in a process of its own until it is killed; by itself it does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn held_in_another_process() {
+    let Ok(root) = std::env::var("SKIFF_TEST_ROOT") else { return };
+    let cgroup = std::env::var("SKIFF_TEST_CGROUP").unwrap();
+    let f = Fixture::on(root.into(), cgroup).await;
+    let pod = f.pod("killed").await;
+    f.started(&pod, shell("runs", "sleep 1000")).await;
+    f.create(&pod, shell("created", "exit 3")).await.unwrap();
+    std::fs::write(f.root.join("../held"), "").unwrap();
+    // In the middle of more work when the end comes.
+    for n in 0.. {
+        f.started(&pod, shell(&format!("more-{n}"), "sleep 1000")).await;
+    }
+}
+
+/// `kill -9` of the process that holds the runtime, amid starts: what ran runs on, everything is found and removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_runtime_is_taken_over() {
+    let Some(mut f) = Fixture::new().await else { return };
+    f.let_go().await;
+    let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "restart::held_in_another_process"])
+        .env("SKIFF_TEST_ROOT", &f.root)
+        .env("SKIFF_TEST_CGROUP", &f.cgroup)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !f.root.join("../held").exists() || std::fs::read_dir(f.root.join("containers")).unwrap().count() < 6 {
+        assert!(std::time::Instant::now() < deadline && holder.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    f.reopen().await;
+    let containers = f.runtime.list_containers(ListContainersRequest::default()).await.unwrap().containers;
+    let named = |name: &str| containers.iter().find(|c| c.metadata.as_ref().unwrap().name == name).unwrap().clone();
+    assert_eq!(named("runs").state(), ContainerState::ContainerRunning);
+    assert_eq!(f.exec(&named("runs").id, "echo inside").await.unwrap(), (0, "inside\n".to_owned()));
+    f.start(&named("created").id).await.unwrap();
+    assert_eq!(f.exited(&named("created").id).await.exit_code, 3);
+    for sandbox in f.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().items {
+        f.remove(&sandbox.id).await;
+    }
     f.assert_nothing_left().await;
 }
 
@@ -69,7 +121,8 @@ async fn events_tell_the_story() {
     while let Ok(Some(event)) = tokio::time::timeout(Duration::from_secs(5), events.next()).await {
         let event = event.unwrap();
         assert!(event.pod_sandbox_status.is_some());
-        let last = event.container_id == pod.0 && event.container_event_type() == ContainerEventType::ContainerDeletedEvent;
+        let last =
+            event.container_id == pod.0 && event.container_event_type() == ContainerEventType::ContainerDeletedEvent;
         if event.container_id == id {
             seen.push(event.container_event_type());
         }
@@ -77,7 +130,9 @@ async fn events_tell_the_story() {
             break;
         }
     }
-    use ContainerEventType::{ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent};
+    use ContainerEventType::{
+        ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent, ContainerStoppedEvent,
+    };
     seen.sort();
     assert_eq!(seen, [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent]);
     f.assert_nothing_left().await;

@@ -22,15 +22,33 @@ async fn exec_in_all_its_forms() {
     let missing = ExecSyncRequest { container_id: id.clone(), cmd: vec!["nope".into()], timeout: 1 };
     let error = f.runtime.exec_sync(missing).await.unwrap_err();
     assert!(error.message.contains("executable file not found in $PATH"), "{error}");
-    let flood = ExecSyncRequest { container_id: id.clone(), cmd: ["head", "-c", "40000000", "/dev/zero"].map(str::to_owned).to_vec(), timeout: 30 };
+    let flood = ExecSyncRequest {
+        container_id: id.clone(),
+        cmd: ["head", "-c", "40000000", "/dev/zero"].map(str::to_owned).to_vec(),
+        timeout: 30,
+    };
     let flood = f.runtime.exec_sync(flood).await.unwrap();
     assert_eq!((flood.stdout.len(), flood.exit_code), (16 << 20, 0));
 
     // Half-close: the command sees the end of its input, its output still comes.
-    let request = ExecRequest { container_id: id.clone(), cmd: vec!["cat".into()], stdin: true, stdout: true, stderr: true, tty: false };
+    let request = ExecRequest {
+        container_id: id.clone(),
+        cmd: vec!["cat".into()],
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
     let by_url = RuntimeService::exec(&f.runtime, request).await.unwrap_err();
     assert!(by_url.is_unimplemented(), "the CRI's own Exec has no URL to give: {by_url}");
-    let request = ExecRequest { container_id: id.clone(), cmd: vec!["cat".into()], stdin: true, stdout: true, stderr: true, tty: false };
+    let request = ExecRequest {
+        container_id: id.clone(),
+        cmd: vec!["cat".into()],
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
     let mut session = Streaming::exec(&f.runtime, request).await.unwrap();
     let mut stdin = session.stdin.take().unwrap();
     stdin.write_all(b"through").await.unwrap();
@@ -39,7 +57,14 @@ async fn exec_in_all_its_forms() {
     session.stdout.take().unwrap().read_to_string(&mut text).await.unwrap();
     assert_eq!((text.as_str(), session.exit.await), ("through", Ok(0)));
 
-    let request = ExecRequest { container_id: id.clone(), cmd: vec!["sh".into()], stdin: true, stdout: true, stderr: false, tty: true };
+    let request = ExecRequest {
+        container_id: id.clone(),
+        cmd: vec!["sh".into()],
+        stdin: true,
+        stdout: true,
+        stderr: false,
+        tty: true,
+    };
     let mut session = Streaming::exec(&f.runtime, request).await.unwrap();
     session.resize.as_ref().unwrap()(101, 33).unwrap();
     session.stdin.as_mut().unwrap().write_all(b"tty; stty size; exit 8\n").await.unwrap();
@@ -55,7 +80,8 @@ async fn exec_in_all_its_forms() {
 async fn attach_takes_part() {
     let Some(f) = Fixture::new().await else { return };
     let pod = f.pod("attach").await;
-    let id = f.started(&pod, ContainerConfig { stdin: true, stdin_once: true, ..shell("c", "cat; echo end; exit 2") }).await;
+    let id =
+        f.started(&pod, ContainerConfig { stdin: true, stdin_once: true, ..shell("c", "cat; echo end; exit 2") }).await;
     let request = AttachRequest { container_id: id.clone(), stdin: true, stdout: true, stderr: true, tty: false };
     let mut session = Streaming::attach(&f.runtime, request).await.unwrap();
     session.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
@@ -69,7 +95,8 @@ async fn attach_takes_part() {
     assert_eq!((rest.as_str(), session.exit.await), ("end\n", Ok(2)));
     assert_eq!(f.log(&f.exited(&id).await), "hello\nend\n");
 
-    let tty = f.started(&pod, ContainerConfig { stdin: true, tty: true, ..shell("tty", "tty; read x; echo got $x") }).await;
+    let tty =
+        f.started(&pod, ContainerConfig { stdin: true, tty: true, ..shell("tty", "tty; read x; echo got $x") }).await;
     let request = AttachRequest { container_id: tty.clone(), stdin: true, stdout: true, stderr: false, tty: true };
     let mut session = Streaming::attach(&f.runtime, request).await.unwrap();
     session.stdin.as_mut().unwrap().write_all(b"word\n").await.unwrap();
@@ -83,12 +110,14 @@ async fn attach_takes_part() {
 async fn a_forwarded_port_reaches_the_pods_loopback() {
     let Some(f) = Fixture::new().await else { return };
     let pod = f.pod("forward").await;
-    let _server = f.started(&pod, shell("c", "echo pong | nc -l -p 8080 -s 127.0.0.1; sleep 1000")).await;
+    let _server = f.started(&pod, shell("c", "echo pong | nc -l -p 8080; sleep 1000")).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     let mut connection = loop {
         match Streaming::port_forward(&f.runtime, &pod.0, 8080).await {
             Ok(connection) => break connection,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     };
     let mut text = [0u8; 5];
     connection.read_exact(&mut text).await.unwrap();
