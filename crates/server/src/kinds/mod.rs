@@ -10,6 +10,7 @@ mod convert;
 pub mod core;
 mod defaults;
 mod fields;
+mod groups;
 mod names;
 mod prepare;
 mod rules;

@@ -1,8 +1,8 @@
 //! Which rules belong to which kind: the one place where the table's names meet the kinds' functions.
 
-use super::core::{defaults as core, pod, prepare as prep, service_validation};
+use super::core::{defaults as core, pod, prepare as prep, service_validation, validation as rest};
 use super::strategy::{Rules, View};
-use super::{defaults as groups, names, prepare, workloads};
+use super::{defaults as groups, groups as validation, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
 
@@ -22,20 +22,20 @@ macro_rules! kinds {
 }
 
 kinds! { rules:
-    "" "endpoints" => { create_on_update: true, default: |_, object| core::endpoints(object) },
-    "" "limitranges" => { create_on_update: true, default: |_, object| core::limit_range(object) },
-    "" "namespaces" => { create: prep::namespace_create, update: prep::namespace_update, views: &[("status", View::PLAIN), ("finalize", View::PLAIN)], default: |_, object| core::namespace(object), name: names::label },
-    "" "nodes" => { keep_status: true, default: |_, object| core::node(object) },
-    "" "persistentvolumeclaims" => { create: prep::persistent_volume_claim_create, update: prep::persistent_volume_claim_update, default: |_, object| core::persistent_volume_claim(object) },
-    "" "persistentvolumes" => { create: prep::persistent_volume_create, views: &[("status", View { update: Some(prep::persistent_volume_status), ..View::PLAIN })], default: |_, object| core::persistent_volume(object) },
+    "" "endpoints" => { validate: rest::endpoints, validate_update: rest::endpoints_update, create_on_update: true, default: |_, object| core::endpoints(object) },
+    "" "limitranges" => { validate: rest::limit_range, validate_update: rest::limit_range_update, create_on_update: true, default: |_, object| core::limit_range(object) },
+    "" "namespaces" => { validate: rest::namespace, validate_update: rest::namespace_update, create: prep::namespace_create, update: prep::namespace_update, views: &[("status", View { validate_update: rest::namespace_status, ..View::PLAIN }), ("finalize", View { validate_update: rest::namespace_finalize, ..View::PLAIN })], default: |_, object| core::namespace(object), name: names::label },
+    "" "nodes" => { validate: rest::node, validate_update: rest::node_update, keep_status: true, default: |_, object| core::node(object) },
+    "" "persistentvolumeclaims" => { validate: rest::claim, validate_update: rest::claim_update, create: prep::persistent_volume_claim_create, update: prep::persistent_volume_claim_update, default: |_, object| core::persistent_volume_claim(object) },
+    "" "persistentvolumes" => { validate: rest::volume, validate_update: rest::volume_update, create: prep::persistent_volume_create, views: &[("status", View { update: Some(prep::persistent_volume_status), ..View::PLAIN })], default: |_, object| core::persistent_volume(object) },
     "" "pods" => { validate: pod::validation::validate, validate_update: pod::validation::validate_update, create: prep::pod_create, grace: prep::pod_grace, views: &[
         ("status", View { update: Some(prep::pod_status), validate_update: pod::validation::validate_status }),
         ("ephemeralcontainers", View { update: Some(prep::pod_ephemeral_containers), validate_update: pod::validation::validate_ephemeral_containers }),
         ("resize", View { update: Some(prep::pod_resize), validate_update: pod::validation::validate_resize }),
     ], default: |_, object| pod::defaults::pod(object) },
-    "" "podtemplates" => { create_on_update: true, default: |_, object| core::pod_template(object) },
+    "" "podtemplates" => { validate: rest::pod_template, validate_update: rest::pod_template_update, create_on_update: true, default: |_, object| core::pod_template(object) },
     "" "replicationcontrollers" => { validate: workloads::replication_controller, validate_update: workloads::replication_controller_update, views: &[("status", View { validate_update: workloads::replicas_status, ..View::PLAIN })], default: |_, object| core::replication_controller(object) },
-    "" "secrets" => { update: prep::secret_update, default: |_, object| core::secret(object) },
+    "" "secrets" => { validate: rest::secret, validate_update: rest::secret_update, update: prep::secret_update, default: |_, object| core::secret(object) },
     "" "services" => { validate: service_validation::validate, validate_update: service_validation::validate_update, views: &[("status", View { validate_update: service_validation::validate_status, ..View::PLAIN })], update: prep::service_update, create_on_update: true, default: |_, object| core::service(object), name: names::label },
     "admissionregistration.k8s.io" "mutatingadmissionpolicies" => { default: |_, object| groups::admission_policy(object) },
     "admissionregistration.k8s.io" "mutatingadmissionpolicybindings" => { default: |_, object| groups::admission_policy_binding(object) },
@@ -52,33 +52,36 @@ kinds! { rules:
     "autoscaling" "horizontalpodautoscalers" => { default: groups::autoscaler },
     "batch" "cronjobs" => { validate: workloads::cron_job, validate_update: workloads::cron_job_update, default: |_, object| groups::cron_job(object) },
     "batch" "jobs" => { validate: workloads::job, validate_update: workloads::job_update, views: &[("status", View { validate_update: workloads::job_status, ..View::PLAIN })], create: prepare::job_create, default: |_, object| groups::job(object) },
-    "discovery.k8s.io" "endpointslices" => { generation_also: &["labels"], default: |_, object| groups::endpoint_slice(object) },
+    "discovery.k8s.io" "endpointslices" => { validate: validation::endpoint_slice, validate_update: validation::endpoint_slice_update, generation_also: &["labels"], default: |_, object| groups::endpoint_slice(object) },
     "flowcontrol.apiserver.k8s.io" "flowschemas" => { unconditional_update: false, default: |_, object| groups::flow_schema(object) },
     "flowcontrol.apiserver.k8s.io" "prioritylevelconfigurations" => { unconditional_update: false, default: |_, object| groups::priority_level(object) },
     "networking.k8s.io" "ingressclasses" => { default: |_, object| groups::ingress_class(object) },
     "networking.k8s.io" "networkpolicies" => { default: |_, object| groups::network_policy(object) },
-    "rbac.authorization.k8s.io" "clusterrolebindings" => { create_on_update: true, default: |_, object| groups::role_binding(object), name: names::segment },
-    "rbac.authorization.k8s.io" "clusterroles" => { create_on_update: true, name: names::segment },
-    "rbac.authorization.k8s.io" "rolebindings" => { create_on_update: true, default: |_, object| groups::role_binding(object), name: names::segment },
-    "rbac.authorization.k8s.io" "roles" => { create_on_update: true, name: names::segment },
+    "rbac.authorization.k8s.io" "clusterrolebindings" => { validate: validation::role_binding, validate_update: validation::role_binding_update, create_on_update: true, default: |_, object| groups::role_binding(object), name: names::segment },
+    "rbac.authorization.k8s.io" "clusterroles" => { validate: validation::role, validate_update: validation::role_update, create_on_update: true, name: names::segment },
+    "rbac.authorization.k8s.io" "rolebindings" => { validate: validation::role_binding, validate_update: validation::role_binding_update, create_on_update: true, default: |_, object| groups::role_binding(object), name: names::segment },
+    "rbac.authorization.k8s.io" "roles" => { validate: validation::role, validate_update: validation::role_update, create_on_update: true, name: names::segment },
     "resource.k8s.io" "resourceclaims" => { default: |_, object| groups::resource_claim(object) },
     "resource.k8s.io" "resourceclaimtemplates" => { default: |_, object| groups::resource_claim_template(object) },
-    "scheduling.k8s.io" "priorityclasses" => { default: |_, object| groups::priority_class(object) },
+    "scheduling.k8s.io" "priorityclasses" => { validate: validation::priority_class, validate_update: validation::priority_class_update, default: |_, object| groups::priority_class(object) },
     "storage.k8s.io" "csidrivers" => { default: |_, object| groups::csi_driver(object) },
-    "storage.k8s.io" "storageclasses" => { default: |_, object| groups::storage_class(object) },
+    "storage.k8s.io" "storageclasses" => { validate: validation::storage_class, validate_update: validation::storage_class_update, default: |_, object| groups::storage_class(object) },
     "storage.k8s.io" "volumeattachments" => { unconditional_update: false, default: |_, object| groups::volume_attachment(object) },
     "" "serviceaccounts" => { create: prep::service_account_create, update: prep::service_account_update },
-    "" "events" => { create_on_update: true },
-    "coordination.k8s.io" "leases" => { create_on_update: true, unconditional_update: false },
-    "events.k8s.io" "events" => { create_on_update: true },
+    "" "events" => { validate: rest::event, create_on_update: true },
+    "coordination.k8s.io" "leases" => { validate: validation::lease, validate_update: validation::lease_update, create_on_update: true, unconditional_update: false },
+    "events.k8s.io" "events" => { validate: rest::event, create_on_update: true },
     "storage.k8s.io" "csinodes" => { unconditional_update: false },
     "policy" "poddisruptionbudgets" => { unconditional_update: false },
-    "node.k8s.io" "runtimeclasses" => { unconditional_update: false },
+    "node.k8s.io" "runtimeclasses" => { validate: validation::runtime_class, validate_update: validation::runtime_class_update, unconditional_update: false },
     "internal.apiserver.k8s.io" "storageversions" => { unconditional_update: false },
-    "certificates.k8s.io" "certificatesigningrequests" => { create: prepare::certificate_request_create,
+    "certificates.k8s.io" "certificatesigningrequests" => { validate: validation::certificate_request, create: prepare::certificate_request_create,
         update: prepare::certificate_request_update,
         views: &[
             ("status", View { update: Some(prepare::certificate_request_status), ..View::PLAIN }),
             ("approval", View { update: Some(prepare::certificate_request_approval), ..View::PLAIN }),
         ] },
+    "" "configmaps" => { validate: rest::config_map, validate_update: rest::config_map_update },
+    "" "resourcequotas" => { validate: rest::resource_quota, validate_update: rest::resource_quota_update },
+    "apps" "controllerrevisions" => { validate: validation::controller_revision, validate_update: validation::controller_revision_update },
 }

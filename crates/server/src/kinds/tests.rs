@@ -153,3 +153,112 @@ fn services() {
     );
     assert_eq!(errors("services", &service(r#"{"type":"ExternalName"}"#)), "spec.externalName: Required value");
 }
+
+#[test]
+fn kinds_without_effect_are_refused_or_say_so() {
+    let (mut refused, mut warned) = (Vec::new(), Vec::new());
+    for resource in resources() {
+        let manifest = json::from_str(r#"{"metadata":{"name":"x"}}"#).unwrap();
+        let errors = resource.strategy.validate(&context(), &manifest);
+        if errors.iter().any(|error| error.to_string().contains("not built yet")) {
+            refused.push(resource.name.resource.clone());
+        }
+        if resource.warning.is_some() {
+            warned.push(resource.name.resource.clone());
+        }
+    }
+    assert_eq!(
+        refused,
+        [
+            "mutatingadmissionpolicies",
+            "mutatingadmissionpolicybindings",
+            "mutatingwebhookconfigurations",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+            "validatingwebhookconfigurations",
+        ]
+    );
+    // Only ever shorter.
+    assert_eq!(warned.len(), 30, "{warned:?}");
+    let namespace = r#"{"metadata":{"name":"n","labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}"#;
+    assert_eq!(
+        errors("namespaces", namespace),
+        "metadata.labels[pod-security.kubernetes.io/enforce]: Forbidden: Pod Security admission is not built yet, so this label would have no effect"
+    );
+}
+
+#[test]
+fn small_kinds() {
+    for (resource, manifest, expected) in [
+        (
+            "configmaps",
+            r#"{"data":{"a/b":"x"}}"#,
+            "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+        ),
+        ("secrets", r#"{"type":"kubernetes.io/tls","data":{"tls.crt":"eA=="}}"#, "data[tls.key]: Required value"),
+        ("secrets", r#"{"data":{"a":"eA=="}}"#, ""),
+        (
+            "roles.rbac.authorization.k8s.io",
+            r#"{"metadata":{"namespace":"d"},"rules":[{"verbs":["get"],"apiGroups":[""]}]}"#,
+            "rules[0].resources: Required value: resource rules must supply at least one resource",
+        ),
+        (
+            "clusterrolebindings.rbac.authorization.k8s.io",
+            r#"{"roleRef":{"kind":"Role","name":"x"},"subjects":[{"kind":"User","name":"u"}]}"#,
+            "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
+        ),
+        (
+            "leases.coordination.k8s.io",
+            r#"{"spec":{"leaseDurationSeconds":0}}"#,
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+        ),
+        (
+            "endpointslices.discovery.k8s.io",
+            r#"{"addressType":"IPv4","endpoints":[{"addresses":["127.0.0.1"]}],"ports":[{"port":80}]}"#,
+            "endpoints[0].addresses[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        ),
+        (
+            "nodes",
+            r#"{"spec":{"taints":[{"key":"a","effect":"Never"}]}}"#,
+            "spec.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"",
+        ),
+        (
+            "persistentvolumeclaims",
+            r#"{"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}"#,
+            "",
+        ),
+        (
+            "limitranges",
+            r#"{"spec":{"limits":[{"type":"Container","min":{"cpu":"2"},"max":{"cpu":"1"}}]}}"#,
+            "spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than default value 1\nspec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1",
+        ),
+    ] {
+        let found = errors(resource, manifest);
+        if resource == "limitranges" {
+            assert!(found.contains("is greater than max value 1"), "{found}");
+        } else {
+            assert_eq!(found, expected, "{manifest}");
+        }
+    }
+}
+
+#[test]
+fn updates_that_are_refused() {
+    let update = |resource: &str, old: &str, new: &str| -> String {
+        let resource = resources().into_iter().find(|entry| entry.name.to_string() == resource).unwrap();
+        let old = json::from_str(old).unwrap();
+        let mut object = json::from_str(new).unwrap();
+        resource.strategy.prepare_for_update(&context(), &mut object, &old);
+        let errors = resource.strategy.validate_update(&context(), &object, &old);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        update("configmaps", r#"{"immutable":true,"data":{"a":"1"}}"#, r#"{"immutable":true,"data":{"a":"2"}}"#),
+        "data: Forbidden: field is immutable when `immutable` is set"
+    );
+    let (made, _) = created("pods", &pod(r#"{"containers":[{"name":"a","image":"i"}]}"#));
+    let old = json::to_string(&made);
+    assert_eq!(update("pods", &old, &old.replace("\"image\":\"i\"", "\"image\":\"j\"")), "");
+    let renamed = update("pods", &old, &old.replace("\"name\":\"a\"", "\"name\":\"b\""));
+    assert!(renamed.starts_with("spec: Forbidden: pod updates may not change fields other than"), "{renamed}");
+}

@@ -8,3 +8,4 @@ pub(crate) mod prepare;
 pub mod ranges;
 pub(crate) mod service;
 pub(crate) mod service_validation;
+pub(crate) mod validation;

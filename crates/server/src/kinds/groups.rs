@@ -1,0 +1,359 @@
+//! What is wrong with kinds of rbac, coordination, discovery and, in their essentials, of the other groups.
+//!
+//! Not here yet, beyond defaults and these essentials: rules of autoscalers, ingresses, network policies, disruption
+//! budgets, flow control, CSI, certificates and dynamic resources.
+
+use super::check::{self, Report, each, immutable};
+use super::tree::Tree;
+use crate::request::RequestContext;
+use skiff_machinery::{ErrorList, FieldPath, Value, names};
+
+const SPEC: FieldPath<'static> = FieldPath::new("spec");
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+// rbac.authorization.k8s.io (pkg/apis/rbac/validation)
+
+/// `ValidateRole`, `ValidateClusterRole`.
+pub(super) fn role(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let namespaced = !object.str_at(&["metadata", "namespace"]).is_empty();
+    each(object, "rules", &FieldPath::ROOT, |rule, path| {
+        if rule.items("verbs").is_empty() {
+            errors.required(&path.child("verbs"), "verbs must contain at least one value");
+        }
+        if rule.has_some("nonResourceURLs") {
+            if namespaced {
+                let urls = Value::Array(rule.items("nonResourceURLs").to_vec());
+                errors.invalid(
+                    &path.child("nonResourceURLs"),
+                    urls,
+                    "namespaced rules cannot apply to non-resource URLs",
+                );
+            }
+            if rule.has_some("apiGroups") || rule.has_some("resources") || rule.has_some("resourceNames") {
+                let urls = Value::Array(rule.items("nonResourceURLs").to_vec());
+                let detail = "rules cannot apply to both regular resources and non-resource URLs";
+                errors.invalid(&path.child("nonResourceURLs"), urls, detail);
+            }
+            return;
+        }
+        if rule.items("apiGroups").is_empty() {
+            errors.required(&path.child("apiGroups"), "resource rules must supply at least one api group");
+        }
+        if rule.items("resources").is_empty() {
+            errors.required(&path.child("resources"), "resource rules must supply at least one resource");
+        }
+    });
+    if let Some(aggregation) = object.field("aggregationRule") {
+        let path = FieldPath::new("aggregationRule");
+        if aggregation.items("clusterRoleSelectors").is_empty() {
+            errors.required(
+                &path.child("clusterRoleSelectors"),
+                "at least one clusterRoleSelector required if aggregationRule is non-nil",
+            );
+        }
+        each(aggregation, "clusterRoleSelectors", &path, |selector, path| {
+            check::label_selector(&mut errors, path, Some(selector))
+        });
+    }
+    errors
+}
+pub(super) fn role_update(context: &RequestContext, object: &Value, _: &Value) -> ErrorList {
+    role(context, object)
+}
+
+/// `ValidateRoleBinding`, `ValidateClusterRoleBinding`.
+pub(super) fn role_binding(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let namespaced = !object.str_at(&["metadata", "namespace"]).is_empty();
+    let path = FieldPath::new("roleRef");
+    let reference = |key: &str| object.str_at(&["roleRef", key]);
+    if reference("apiGroup") != RBAC {
+        errors.not_supported(&path.child("apiGroup"), reference("apiGroup"), &[RBAC]);
+    }
+    let kinds: &[&str] = if namespaced { &["ClusterRole", "Role"] } else { &["ClusterRole"] };
+    if !kinds.contains(&reference("kind")) {
+        errors.not_supported(&path.child("kind"), reference("kind"), kinds);
+    }
+    let name = reference("name");
+    if name.is_empty() {
+        errors.required(&path.child("name"), "");
+    } else {
+        errors.mistakes(&path.child("name"), name, names::is_valid_path_segment_name(name));
+    }
+    each(object, "subjects", &FieldPath::ROOT, |subject, path| {
+        if subject.text("name").is_empty() {
+            errors.required(&path.child("name"), "");
+        }
+        let group = subject.text("apiGroup");
+        match subject.text("kind") {
+            "ServiceAccount" => {
+                let name = subject.text("name");
+                if !name.is_empty() {
+                    errors.mistakes(&path.child("name"), name, names::is_dns1123_subdomain(name));
+                }
+                if !group.is_empty() {
+                    errors.not_supported(&path.child("apiGroup"), group, &[""]);
+                }
+                if subject.text("namespace").is_empty() {
+                    errors.required(&path.child("namespace"), "");
+                }
+            }
+            "User" | "Group" => {
+                if group != RBAC {
+                    errors.not_supported(&path.child("apiGroup"), group, &[RBAC]);
+                }
+            }
+            other => errors.not_supported(&path.child("kind"), other, &["Group", "ServiceAccount", "User"]),
+        }
+    });
+    errors
+}
+pub(super) fn role_binding_update(context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = role_binding(context, object);
+    if object.get("roleRef") != old.get("roleRef") {
+        errors.invalid(&FieldPath::new("roleRef"), check::shown(object.get("roleRef")), "cannot change roleRef");
+    }
+    errors
+}
+
+// coordination.k8s.io
+
+/// `ValidateLease`.
+pub(super) fn lease(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let spec = object.get("spec").unwrap_or(&Value::Null);
+    if let Some(seconds) = spec.int("leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
+        errors.invalid(&SPEC.child("leaseDurationSeconds"), seconds, "must be greater than 0");
+    }
+    errors.non_negative(&SPEC.child("leaseTransitions"), spec.int("leaseTransitions"));
+    errors
+}
+pub(super) fn lease_update(context: &RequestContext, object: &Value, _: &Value) -> ErrorList {
+    lease(context, object)
+}
+
+// discovery.k8s.io
+
+/// `ValidateEndpointSlice`.
+pub(super) fn endpoint_slice(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let kind = object.text("addressType");
+    errors.one_of(&FieldPath::new("addressType"), kind, &["FQDN", "IPv4", "IPv6"]);
+    const MAX_ENDPOINTS: usize = 1000;
+    const MAX_PORTS: usize = 20_000;
+    const MAX_ADDRESSES: usize = 100;
+    let endpoints = object.items("endpoints");
+    if endpoints.len() > MAX_ENDPOINTS {
+        errors.push(skiff_machinery::FieldError::too_many(
+            &FieldPath::new("endpoints"),
+            endpoints.len(),
+            MAX_ENDPOINTS,
+        ));
+        return errors;
+    }
+    each(object, "endpoints", &FieldPath::ROOT, |endpoint, path| {
+        let addresses = endpoint.items("addresses");
+        if addresses.is_empty() {
+            errors.required(&path.child("addresses"), "must contain at least 1 address");
+        } else if addresses.len() > MAX_ADDRESSES {
+            errors.push(skiff_machinery::FieldError::too_many(
+                &path.child("addresses"),
+                addresses.len(),
+                MAX_ADDRESSES,
+            ));
+        }
+        each(endpoint, "addresses", path, |address, path| {
+            slice_address(&mut errors, path, address.as_str().unwrap_or(""), kind)
+        });
+        let host = endpoint.text("hostname");
+        if !host.is_empty() {
+            check::label(&mut errors, &path.child("hostname"), host);
+        }
+        let node = endpoint.text("nodeName");
+        if !node.is_empty() {
+            errors.mistakes(&path.child("nodeName"), node, names::is_dns1123_subdomain(node));
+        }
+    });
+    let ports = object.items("ports");
+    if ports.len() > MAX_PORTS {
+        errors.push(skiff_machinery::FieldError::too_many(&FieldPath::new("ports"), ports.len(), MAX_PORTS));
+        return errors;
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    let list = FieldPath::new("ports");
+    for (index, port) in ports.iter().enumerate() {
+        let path = list.index(index);
+        let name = port.text("name");
+        if !name.is_empty() {
+            check::label(&mut errors, &path.child("name"), name);
+        }
+        if seen.contains(&name) {
+            errors.duplicate(&path.child("name"), name);
+        }
+        seen.push(name);
+        errors.one_of(&path.child("protocol"), port.text("protocol"), &["SCTP", "TCP", "UDP"]);
+        if let Some(protocol) = port.field("appProtocol").and_then(Value::as_str) {
+            check::qualified_name(&mut errors, &path.child("appProtocol"), protocol);
+        }
+    }
+    errors
+}
+
+fn slice_address(errors: &mut ErrorList, path: &FieldPath<'_>, address: &str, kind: &str) {
+    let mistakes = match kind {
+        "IPv4" => names::is_valid_ipv4_address(address),
+        "IPv6" => names::is_valid_ipv6_address(address),
+        "FQDN" => return errors.extend(names::is_fully_qualified_domain_name(path, address)),
+        _ => return,
+    };
+    if mistakes.is_empty() {
+        super::core::service_validation::non_special_ip(errors, path, address);
+    } else {
+        errors.mistakes(path, address, mistakes);
+    }
+}
+pub(super) fn endpoint_slice_update(context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = endpoint_slice(context, object);
+    immutable(&mut errors, &FieldPath::new("addressType"), object.get("addressType"), old.get("addressType"));
+    errors
+}
+
+// Essentials of the other groups
+
+/// `ValidateControllerRevision`.
+pub(super) fn controller_revision(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    errors.non_negative(&FieldPath::new("revision"), object.int("revision"));
+    if !object.has("data") {
+        errors.required(&FieldPath::new("data"), "data is mandatory");
+    }
+    errors
+}
+pub(super) fn controller_revision_update(context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = controller_revision(context, object);
+    immutable(&mut errors, &FieldPath::new("data"), object.get("data"), old.get("data"));
+    errors
+}
+
+/// `ValidatePriorityClass`.
+pub(super) fn priority_class(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    const HIGHEST: i64 = 1_000_000_000;
+    let name = object.str_at(&["metadata", "name"]);
+    let metadata = FieldPath::new("metadata");
+    let value = object.int("value").unwrap_or(0);
+    if name.starts_with("system-") {
+        let known = matches!(
+            (name, value),
+            ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
+        );
+        if !known {
+            let detail = "priority class names with 'system-' prefix are reserved for system use only. error: "
+                .to_owned()
+                + name
+                + " is not a known system priority class";
+            errors.forbidden(&metadata.child("name"), detail);
+        }
+    } else if value > HIGHEST {
+        let detail = format!("maximum allowed value of a user defined priority is {HIGHEST}");
+        errors.forbidden(&FieldPath::new("value"), detail);
+    }
+    let policy = object.text("preemptionPolicy");
+    if !policy.is_empty() && !["Never", "PreemptLowerPriority"].contains(&policy) {
+        errors.not_supported(&FieldPath::new("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+    }
+    errors
+}
+pub(super) fn priority_class_update(_: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for field in ["value", "preemptionPolicy"] {
+        if object.get(field) != old.get(field) {
+            errors.forbidden(&FieldPath::new(field), "may not be changed in an update.");
+        }
+    }
+    errors
+}
+
+/// `ValidateStorageClass`.
+pub(super) fn storage_class(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if object.text("provisioner").is_empty() {
+        errors.required(&FieldPath::new("provisioner"), "");
+    }
+    let policy = object.text("reclaimPolicy");
+    if !["Delete", "Retain"].contains(&policy) {
+        errors.not_supported(&FieldPath::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
+    }
+    errors.one_of(
+        &FieldPath::new("volumeBindingMode"),
+        object.text("volumeBindingMode"),
+        &["Immediate", "WaitForFirstConsumer"],
+    );
+    errors
+}
+pub(super) fn storage_class_update(context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = storage_class(context, object);
+    for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+        if object.get(field) != old.get(field) {
+            errors.forbidden(&FieldPath::new(field), format!("updates to {field} are forbidden."));
+        }
+    }
+    errors
+}
+
+/// `ValidateRuntimeClass`.
+pub(super) fn runtime_class(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let handler = object.text("handler");
+    check::label(&mut errors, &FieldPath::new("handler"), handler);
+    errors
+}
+pub(super) fn runtime_class_update(_: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    immutable(&mut errors, &FieldPath::new("handler"), object.get("handler"), old.get("handler"));
+    errors
+}
+
+/// `ValidateCertificateSigningRequestCreate`: what has to be there, and a request that can be read.
+pub(super) fn certificate_request(_: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let empty = Value::Object(skiff_machinery::Map::new());
+    let spec = object.get("spec").unwrap_or(&empty);
+    let request = spec.text("request");
+    if request.is_empty() {
+        errors.required(&SPEC.child("request"), "");
+    } else if !is_certificate_request(request) {
+        errors.invalid(&SPEC.child("request"), request, "PEM block type must be CERTIFICATE REQUEST");
+    }
+    if spec.items("usages").is_empty() {
+        errors.required(&SPEC.child("usages"), "usages field is required");
+    }
+    let signer = spec.text("signerName");
+    match signer.split_once('/') {
+        _ if signer.is_empty() => errors.required(&SPEC.child("signerName"), ""),
+        None => errors.invalid(
+            &SPEC.child("signerName"),
+            signer,
+            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        ),
+        Some((domain, _)) => errors.mistakes(&SPEC.child("signerName"), domain, names::is_dns1123_subdomain(domain)),
+    }
+    if let Some(seconds) = spec.int("expirationSeconds").filter(|seconds| *seconds < 600) {
+        errors.invalid(
+            &SPEC.child("expirationSeconds"),
+            seconds,
+            "may not specify a duration less than 600 seconds (10 minutes)",
+        );
+    }
+    errors
+}
+
+fn is_certificate_request(request: &str) -> bool {
+    use base64::Engine;
+    use x509_parser::prelude::FromDer;
+    let Ok(pem) = base64::engine::general_purpose::STANDARD.decode(request) else { return false };
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return false };
+    let readable = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents).is_ok();
+    pem.label == "CERTIFICATE REQUEST" && readable
+}
