@@ -26,10 +26,25 @@ impl Attributes<'_> {
 
     /// A refusal in the words of `admission.NewForbidden`: an object without a name is called by the beginning of it.
     pub(super) fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
-        let stated = |field: &str| self.new_object().at(&["metadata", field]).and_then(Value::as_str);
-        let name = [Some(self.name), stated("name"), stated("generateName")];
-        let name = name.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or("Unknown");
-        ApiError::forbidden(&self.resource.name, name, why)
+        Refusals::of(self).forbidden(why)
+    }
+}
+
+/// Names the object of a write in refusals, also while that is being changed.
+pub(super) struct Refusals {
+    resource: GroupResource,
+    name: String,
+}
+
+impl Refusals {
+    pub(super) fn of(attributes: &Attributes<'_>) -> Self {
+        let stated = |field: &str| attributes.new_object().at(&["metadata", field]).and_then(Value::as_str);
+        let name = [Some(attributes.name), stated("name"), stated("generateName")];
+        let name = name.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or("Unknown").to_owned();
+        Self { resource: attributes.resource.name.clone(), name }
+    }
+    pub(super) fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::forbidden(&self.resource, &self.name, why)
     }
 }
 

@@ -1,15 +1,12 @@
 //! `RuntimeClass` (plugin/pkg/admission/runtimeclass): pods get the overhead and the node constraints of their runtime
 //! class, which has to exist.
 
+use super::attributes::Refusals;
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
+use crate::kinds::core::pod::resources::amounts;
 use crate::kinds::tree::Tree;
 use skiff_machinery::{ApiError, GroupResource, Value};
 use std::sync::Arc;
-
-fn is(attributes: &Attributes<'_>, group: &str, resource: &str) -> bool {
-    let name = &attributes.resource.name;
-    name.group == group && name.resource == resource && attributes.subresource.is_empty()
-}
 
 /// The plug-in.
 pub(super) struct RuntimeClass {
@@ -24,11 +21,13 @@ impl RuntimeClass {
     }
 
     async fn admit_pod(&self, attributes: &mut Attributes<'_>) -> Result<(), ApiError> {
-        if !is(attributes, "", "pods") {
+        if !attributes.is("", "pods") {
             return Ok(());
         }
+        // Spoken before the object is borrowed to be changed: a refusal names it.
+        let refusals = Refusals::of(attributes);
         let Some(spec) = attributes.object.as_mut().map(|pod| pod.make("spec")) else { return Ok(()) };
-        let forbidden = |why: String| Err(ApiError::forbidden(&attributes.resource.name, attributes.name, why));
+        let forbidden = |why: String| Err(refusals.forbidden(why));
         let name = spec.text("runtimeClassName").to_owned();
         if name.is_empty() {
             if spec.has_some("overhead") {
@@ -53,7 +52,7 @@ impl RuntimeClass {
                 let overhead = overhead.clone();
                 spec.set("overhead", overhead);
             }
-            (Some(overhead), Some(stated)) if stated != overhead => {
+            (Some(overhead), Some(stated)) if amounts(Some(stated)) != amounts(Some(overhead)) => {
                 return forbidden(
                     "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned(),
                 );
@@ -101,5 +100,61 @@ impl Plugin for RuntimeClass {
     }
     fn admit<'a>(&'a self, attributes: &'a mut Attributes<'_>) -> AdmissionFuture<'a> {
         Box::pin(self.admit_pod(attributes))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::admission::testing::{Case, cluster};
+    use skiff_machinery::{list, object};
+
+    async fn admitted(spec: Value) -> Result<Value, String> {
+        let cluster = cluster();
+        cluster.put(
+            &GroupResource::new("node.k8s.io", "runtimeclasses"),
+            object! {
+                "metadata": object! { "name": "vm" },
+                "overhead": object! { "podFixed": object! { "cpu": "100m" } },
+                "scheduling": object! {
+                    "nodeSelector": object! { "kind": "vm" },
+                    "tolerations": list![object! { "key": "vm", "operator": "Exists" }],
+                },
+            },
+        );
+        let pod = object! { "metadata": object! { "generateName": "p-" }, "spec": spec };
+        let outcome = Case::create("", "pods", "ns", pod).admit(&RuntimeClass::new(cluster as _)).await;
+        outcome.map(|pod| pod.get("spec").unwrap().clone()).map_err(|error| error.message().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_class_brings_its_overhead_and_nodes() {
+        let spec =
+            admitted(object! { "runtimeClassName": "vm", "nodeSelector": object! { "zone": "a" } }).await.unwrap();
+        assert_eq!(spec.get("overhead"), Some(&object! { "cpu": "100m" }));
+        assert_eq!(spec.get("nodeSelector"), Some(&object! { "zone": "a", "kind": "vm" }));
+        assert_eq!(spec.items("tolerations"), [object! { "key": "vm", "operator": "Exists" }]);
+        let same = object! { "runtimeClassName": "vm", "overhead": object! { "cpu": "0.1" } };
+        admitted(same).await.unwrap();
+        let rejected = |why: &str| format!("pods \"p-\" is forbidden: {why}");
+        for (spec, why) in [
+            (object! { "runtimeClassName": "none" }, "pod rejected: RuntimeClass \"none\" not found"),
+            (
+                object! { "runtimeClassName": "vm", "overhead": object! { "cpu": "1" } },
+                "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
+            ),
+            (
+                object! { "overhead": object! { "cpu": "1" } },
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            ),
+            (
+                object! { "runtimeClassName": "vm", "nodeSelector": object! { "kind": "metal" } },
+                "conflict: runtimeClass.scheduling.nodeSelector[kind] = vm; pod.spec.nodeSelector[kind] = metal",
+            ),
+        ] {
+            assert_eq!(admitted(spec).await.unwrap_err(), rejected(why));
+        }
+        assert_eq!(admitted(object! {}).await, Ok(object! {}));
     }
 }
