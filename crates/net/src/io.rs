@@ -1,7 +1,10 @@
 //! The byte stream under HTTP: plain or TLS, and a guard against peers that stop reading.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,17 +18,35 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub type BoxDuplex = Box<dyn Duplex>;
 
 /// Ends the stream when a write has waited for `limit`: a peer that takes no bytes pins everything queued for it.
+/// [`Patience`] switches that off, for connections that have changed protocols: a person may stop a terminal's output
+/// for as long as they like, and nothing is queued then but what the pipes hold.
 pub struct Guarded<T> {
     inner: T,
+    patience: Patience,
     limit: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
+/// Whether a [`Guarded`] stream waits for its peer without end.
+#[derive(Clone, Debug, Default)]
+pub struct Patience(Arc<AtomicBool>);
+impl Patience {
+    /// From now on it does.
+    pub fn grant(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl<T> Guarded<T> {
     /// Guards `inner`.
     pub fn new(inner: T, limit: Duration) -> Self {
-        Self { inner, limit, stalled: None, waiting: false }
+        Self { inner, patience: Patience::default(), limit, stalled: None, waiting: false }
+    }
+
+    /// To switch the guard off later.
+    pub fn patience(&self) -> Patience {
+        self.patience.clone()
     }
 
     /// What is guarded.
@@ -34,7 +55,7 @@ impl<T> Guarded<T> {
     }
 
     fn check<R>(&mut self, poll: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        if poll.is_ready() {
+        if poll.is_ready() || self.patience.0.load(Ordering::Relaxed) {
             self.waiting = false;
             return poll;
         }
@@ -47,8 +68,6 @@ impl<T> Guarded<T> {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
 }
-
-use std::future::Future;
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -9,7 +9,7 @@
 //! connections and streams are bounded, streams that are reset as fast as they are opened end the connection (h2), and a
 //! peer that takes no bytes is cut.
 
-use crate::io::Guarded;
+use crate::io::{Guarded, Patience};
 use crate::{Body, Peer, Service};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -299,9 +299,11 @@ impl Shared {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let address = peer.address;
-        let io = TokioIo::new(Guarded::new(stream, self.options.stalled_write));
+        let guarded = Guarded::new(stream, self.options.stalled_write);
+        let patience = guarded.patience();
+        let io = TokioIo::new(guarded);
         let closing = peer.connection.closing().clone();
-        let service = Answering { service: Arc::clone(&self.service), peer: Arc::new(peer) };
+        let service = Answering { service: Arc::clone(&self.service), peer: Arc::new(peer), patience };
         let ended = if http2 {
             let connection = pin!(self.http2.serve_connection(io, service));
             self.drive(connection, http2::Connection::graceful_shutdown, &closing).await
@@ -350,6 +352,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 struct Answering {
     service: Arc<dyn Service>,
     peer: Arc<Peer>,
+    patience: Patience,
 }
 
 impl hyper::service::Service<http::Request<hyper::body::Incoming>> for Answering {
@@ -364,6 +367,13 @@ impl hyper::service::Service<http::Request<hyper::body::Incoming>> for Answering
         if request.version() == http::Version::HTTP_2 {
             request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
         }
-        Box::pin(async move { Ok(service.call(&peer, request.map(Body::from)).await) })
+        let patience = self.patience.clone();
+        Box::pin(async move {
+            let answer = service.call(&peer, request.map(Body::from)).await;
+            if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                patience.grant();
+            }
+            Ok(answer)
+        })
     }
 }

@@ -194,6 +194,35 @@ async fn ports_are_forwarded_many_at_once() {
 }
 
 #[tokio::test]
+async fn a_terminal_may_be_stopped_for_long() {
+    let short = Duration::from_millis(200);
+    let options = skiff_net::server::Options { stalled_write: short, ..Default::default() };
+    let kubelet = Arc::new(Kubelet { supervisor: Supervisor::new("kubelet") });
+    let fixture = crate::http::start_with(kubelet, options);
+    let client = fixture.client(false, true);
+    let options = Options { stdin: true, stdout: true, stderr: true, tty: false };
+    let request = Request::post(fixture.url("/exec")).body(Body::Empty).unwrap();
+    let connecting = remotecommand::connect(&client, request, options, Framing::WebSocket, &fixture.supervisor);
+    let mut streams = limit(connecting).await.unwrap();
+    let (mut stdin, mut stdout) = (streams.stdin.take().unwrap(), streams.stdout.take().unwrap());
+    let mut stderr = streams.stderr.take().unwrap();
+    // More than sockets and pipes hold, so that the server's writes have to wait.
+    let text = vec![b'x'; 16 << 20];
+    limit(async {
+        stdin.write_all(&text).await.unwrap();
+        stdin.shutdown().await.unwrap();
+    })
+    .await;
+    tokio::time::timeout(4 * short, std::future::pending::<()>()).await.unwrap_err();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    limit(async { tokio::join!(stdout.read_to_end(&mut out), stderr.read_to_end(&mut err), streams.outcome()) })
+        .await
+        .0
+        .unwrap();
+    assert_eq!(out.len(), text.len());
+}
+
+#[tokio::test]
 async fn refusals_are_passed_on_and_redirects_are_not() {
     let world = world().await;
     let client = world.front.client(false, true);

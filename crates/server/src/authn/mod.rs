@@ -4,6 +4,9 @@
 //! certificate, then the bearer token (static file, service account, bootstrap). A credential that was shown and is not
 //! good refuses the request: it never falls back to anonymous. Comparisons of secrets do not depend on where they
 //! differ: tokens are looked up by their SHA-256.
+//!
+//! Not here yet: identities asserted by a front proxy (their headers are removed, whoever sends them), OIDC, webhook
+//! tokens, the `AuthenticationConfiguration` file.
 
 pub mod bootstrap_token;
 pub mod impersonation;

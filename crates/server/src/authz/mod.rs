@@ -2,6 +2,8 @@
 //!
 //! Authorizers are asked one after the other ([`Chain`]) until one allows or denies; if none does, the answer is no.
 //! They read the registry's caches ([`crate::admission::Reader`]), never the API.
+//!
+//! Not here yet: the webhook authorizer and the `AuthorizationConfiguration` file.
 
 pub mod escalation;
 pub mod node;

@@ -106,6 +106,7 @@ impl Front {
             }
         };
         let verb = crate::metrics::verb(&info, apply);
+        let dry_run = head.uri.query().is_some_and(|query| query.contains("dryRun=All"));
         let mut answer = match self.pass(peer, &mut head, &info).await {
             Err(error) => answer::error(&error, &head.headers),
             Ok(passing) => {
@@ -117,8 +118,6 @@ impl Front {
         stamp(&mut answer, audit_id);
         let size = http_body::Body::size_hint(answer.body()).exact();
         let took = self.parts.clock.now().saturating_duration_since(started);
-        // (A dry run is told apart by the registry's own counters; the query is not parsed twice for it.)
-        let dry_run = false;
         self.parts.metrics.observe(&info, verb, dry_run, answer.status().as_u16(), took, size);
         answer
     }
