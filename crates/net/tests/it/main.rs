@@ -4,4 +4,5 @@
 mod attacks;
 mod http;
 mod kubectl;
+mod noise;
 mod streams;

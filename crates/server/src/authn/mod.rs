@@ -138,6 +138,7 @@ impl Authenticator {
     ) -> Result<Arc<UserInfo>, AuthenticationError> {
         strip_front_proxy(headers);
         if let Some(identity) = &peer.in_process {
+            headers.remove(AUTHORIZATION);
             // Whatever else the wiring put there is a mistake of ours, and refused.
             let user = Arc::clone(identity).downcast::<UserInfo>();
             return user.map_err(|_| AuthenticationError::Token("no identity in process".to_owned()));

@@ -96,6 +96,7 @@ async fn in_process_identities_are_taken_from_the_connection_alone() {
     headers.insert(AUTHORIZATION, "Bearer secret".parse().unwrap());
     let user = world.authenticator.authenticate(&peer, &mut headers, "/api").await.unwrap();
     assert_eq!(user.name, "system:kube-scheduler");
+    assert!(headers.is_empty());
     let strange = Peer { in_process: Some(Arc::new(1)), ..Peer::default() };
     assert!(world.authenticator.authenticate(&strange, &mut headers, "/healthz").await.is_err());
 }
