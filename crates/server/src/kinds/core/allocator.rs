@@ -273,7 +273,12 @@ impl ServiceAllocator {
         if let Some(old) = old {
             trim_for_downgrade(service, old);
         }
-        let networks = inner.networks();
+        let mut networks = inner.networks();
+        if networks.is_empty() {
+            // The cache may lag behind a network that was just made; a consistent read brings it up.
+            inner.reader.fetch(&inner.networks, "", "kubernetes").await?;
+            networks = inner.networks();
+        }
         let mut families: Vec<&'static str> = Vec::new();
         for network in &networks {
             if !families.contains(&network.family()) {
