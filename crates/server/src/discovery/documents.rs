@@ -107,9 +107,7 @@ fn groups(resources: &Resources) -> Vec<Group> {
     let place = |name: &str| GROUP_ORDER.iter().position(|own| *own == name).unwrap_or(GROUP_ORDER.len());
     groups.sort_by(|left, right| (place(&left.name), &left.name).cmp(&(place(&right.name), &right.name)));
     for group in &mut groups {
-        group
-            .versions
-            .sort_by(|(left, _), (right, _)| version_order(&right.version).cmp(&version_order(&left.version)));
+        group.versions.sort_by_key(|(gv, _)| std::cmp::Reverse(version_order(&gv.version)));
         for (_, kinds) in &mut group.versions {
             kinds.sort_by(|left, right| left.name.resource.cmp(&right.name.resource));
         }

@@ -12,13 +12,15 @@ const PREFIX: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 
-/// Group, version and kind of the types that are kinds.
-static KINDS: LazyLock<BTreeMap<&'static str, Vec<(String, String, String)>>> = LazyLock::new(|| {
-    let mut kinds: BTreeMap<&'static str, Vec<(String, String, String)>> = BTreeMap::new();
+/// Kinds by the name of their type.
+type KindsByType = BTreeMap<&'static str, Vec<builtin::Kind>>;
+
+/// The types that are kinds.
+static KINDS: LazyLock<KindsByType> = LazyLock::new(|| {
+    let mut kinds = KindsByType::new();
     for kind in builtin::all_kinds() {
-        let row = (kind.group.to_owned(), kind.version.to_owned(), kind.kind.to_owned());
         if let skiff_machinery::Name::Static(name) = &kind.ty.name {
-            kinds.entry(name).or_default().push(row);
+            kinds.entry(name).or_default().push(kind);
         }
     }
     kinds
@@ -136,7 +138,7 @@ impl Schemas {
             schema.insert("x-kubernetes-map-type", "atomic");
         }
         if let Some(kinds) = KINDS.get(ty.name.as_str()) {
-            let kinds: Vec<Value> = kinds.iter().map(|(group, version, kind)| gvk(group, version, kind)).collect();
+            let kinds: Vec<Value> = kinds.iter().map(|kind| gvk(kind.group, kind.version, kind.kind)).collect();
             schema.insert("x-kubernetes-group-version-kind", Value::Array(kinds));
         }
         Value::Object(schema)

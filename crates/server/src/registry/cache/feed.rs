@@ -9,6 +9,7 @@ use skiff_base::task::{OnFailure, Supervisor};
 use skiff_store::{
     Event, EventKind, KeyRange, KeyValue, RangeRequest, Revision, Store, StoreError, Watch, WatchBatch, WatchRequest,
 };
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -280,8 +281,7 @@ impl Feed {
         let Some(last) = events.last() else { return };
         let revision = last.kv.mod_revision;
         let caches = self.caches.read();
-        let mut touched: smallvec::SmallVec<[(&Arc<Cache>, smallvec::SmallVec<[Change; 4]>); 4]> =
-            smallvec::SmallVec::new();
+        let mut touched: SmallVec<[Touched<'_>; 4]> = SmallVec::new();
         for event in events {
             let key = &event.kv.key;
             let Some(length) = prefix_length(key, |prefix| caches.contains_key(prefix)) else { continue };
@@ -289,7 +289,7 @@ impl Feed {
             let change = self.change(event, length);
             match touched.iter_mut().find(|(own, _)| Arc::ptr_eq(own, cache)) {
                 Some((_, changes)) => changes.push(change),
-                None => touched.push((cache, smallvec::smallvec![change])),
+                None => touched.push((cache, smallvec![change])),
             }
         }
         for (cache, changes) in touched {
@@ -336,6 +336,9 @@ impl Feed {
         }
     }
 }
+
+/// A cache with the changes of a batch that concern it.
+type Touched<'a> = (&'a Arc<Cache>, SmallVec<[Change; 4]>);
 
 /// Length of the storage prefix of a key: `/registry/pods/`, `/registry/services/specs/`. The longest known one counts.
 fn prefix_length(key: &[u8], known: impl Fn(&[u8]) -> bool) -> Option<usize> {
