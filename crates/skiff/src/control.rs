@@ -4,8 +4,9 @@
 use crate::inprocess::Door;
 use anyhow::Context;
 use skiff_base::clock::SharedClock;
-use skiff_base::task::Supervisor;
+use skiff_base::task::{OnFailure, Supervisor};
 use skiff_controllers::{manager, node_ipam};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,7 +92,15 @@ pub(crate) fn spawn_proxy(
     let options = skiff_proxy::server::ProxyOptions::new(config);
     let tasks = supervisor.child("kube-proxy");
     let _enter = tasks.runtime().enter();
-    skiff_proxy::server::ProxyServer::spawn(&client, options, &tasks, Arc::clone(clock))
+    let server = skiff_proxy::server::ProxyServer::spawn(&client, options, &tasks, Arc::clone(clock))
         .map_err(|error| anyhow::anyhow!("kube-proxy: {error}"))?;
+    let (owner, clock) = (tasks.clone(), Arc::clone(clock));
+    tasks.spawn_abortable("proxy ports", OnFailure::Forget, async move {
+        let (metrics, health) = (SocketAddr::from(([127, 0, 0, 1], 10249)), SocketAddr::from(([0, 0, 0, 0], 10256)));
+        // The proxy works without them: another server on this machine may hold the ports.
+        if let Err(error) = skiff_proxy::http::spawn(&server, metrics, health, &owner, clock).await {
+            tracing::warn!(%error, "kube-proxy serves neither metrics nor health");
+        }
+    });
     Ok(())
 }

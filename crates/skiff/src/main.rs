@@ -4,11 +4,12 @@ mod addons;
 mod agent;
 mod control;
 mod dns;
+mod image;
 mod inprocess;
 mod node_parts;
 mod server;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -28,6 +29,14 @@ enum Command {
     Server(Box<server::Flags>),
     /// Runs the cluster's DNS server.
     Dns(dns::Flags),
+    /// Answers as a CNI plug-in (CNI_COMMAND and the rest of that contract).
+    Cni,
+    /// Imports, pulls, lists and removes the node's images.
+    Image(image::Flags),
+    /// Says which version this is.
+    Version(skiff_cli::version::Flags),
+    /// Writes a script that completes these commands in a shell.
+    Completion(skiff_cli::completion::Flags),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +44,22 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Server(flags) => server::run(*flags),
         Command::Dns(flags) => dns::run(flags),
+        Command::Image(flags) => image::run(flags),
+        Command::Cni => {
+            let status =
+                skiff_cni::plugin::main(|name| std::env::var(name).ok(), &mut std::io::stdin(), &mut std::io::stdout());
+            return ExitCode::from(u8::try_from(status).unwrap_or(1));
+        }
+        Command::Version(flags) => {
+            let build = skiff_cli::version::Build {
+                skiff: env!("CARGO_PKG_VERSION"),
+                kubernetes: skiff_server::version::KUBERNETES_VERSION,
+            };
+            skiff_cli::version::run(&flags, build, &mut std::io::stdout()).map_err(Into::into)
+        }
+        Command::Completion(flags) => {
+            skiff_cli::completion::run(&flags, &mut Cli::command(), &mut std::io::stdout()).map_err(Into::into)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -227,10 +227,7 @@ impl NodeNetwork {
                 let (data_dir, ranges, cluster) = (data_dir.clone(), ranges.clone(), cluster.clone());
                 let work = tokio::task::spawn_blocking(move || open_network(data_dir, &ranges, &cluster));
                 match work.await {
-                    Ok(Ok(network)) => {
-                        opened.get_or_init(|| Arc::new(network));
-                        return;
-                    }
+                    Ok(Ok(network)) => break keep_whole(opened.get_or_init(|| Arc::new(network)), &clock).await,
                     Ok(Err(error)) => tracing::warn!(error, "the pod network tries again"),
                     Err(error) => tracing::error!(%error, "opening the pod network panicked"),
                 }
@@ -243,6 +240,20 @@ impl NodeNetwork {
     fn opened(&self) -> Result<Arc<CniNetwork>, NetworkError> {
         let network = self.network.get().cloned();
         network.ok_or_else(|| NetworkError("the node has no part of the pods' range yet".to_owned()))
+    }
+}
+
+/// Puts rules and routes of running pods back when somebody has flushed them. Never ends.
+async fn keep_whole(network: &Arc<CniNetwork>, clock: &SharedClock) {
+    loop {
+        clock.sleep(Duration::from_secs(2)).await;
+        let network = Arc::clone(network);
+        match tokio::task::spawn_blocking(move || network.heal()).await {
+            Ok(Ok(false)) => (),
+            Ok(Ok(true)) => tracing::warn!("rules or routes of pods were gone and have been put back"),
+            Ok(Err(error)) => tracing::warn!(%error, "rules or routes of pods cannot be put back"),
+            Err(error) => tracing::error!(%error, "healing the pod network panicked"),
+        }
     }
 }
 

@@ -7,6 +7,9 @@
 //! ```
 //!
 //! The record is written before layers that nobody names any more are removed, so a crash leaves at most unused ones.
+//!
+//! Several processes may use one store (a server, and `skiff image import` beside it): changes are made under a file lock
+//! after reading what others have written, and look-ups read the record again when its file is another one.
 
 use crate::config::{Document, ImageConfig};
 use crate::reference::{InvalidReference, Reference, is_digest};
@@ -17,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,6 +110,10 @@ struct Shared {
     root: PathBuf,
     limits: Limits,
     record: Mutex<Record>,
+    /// Which file the record was read from: inode and time of change.
+    version: Mutex<Option<(u64, i64, i64)>>,
+    /// Held by the process that opened the store first: it may empty `tmp`.
+    _owner: Option<std::fs::File>,
     /// Layers that are being made or waited for by pulls: not removed meanwhile.
     pinned: Mutex<BTreeMap<String, usize>>,
     numbers: AtomicU64,
@@ -179,31 +187,85 @@ impl<R: Read> Read for Digesting<R> {
     }
 }
 
+/// A lock that is held until the file is closed; `None` when another process holds it.
+fn try_lock(path: &Path) -> io::Result<Option<std::fs::File>> {
+    let file = std::fs::File::create(path)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Images {
     /// Opens, or makes, a store. What an earlier process left unfinished is removed. Blocking.
     pub fn open(root: &Path, limits: Limits) -> Result<Self, ImageError> {
         let tmp = root.join("tmp");
-        match std::fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk("emptying tmp")(error)),
-            _ => (),
+        std::fs::create_dir_all(root).map_err(disk("making the image store"))?;
+        let owner = try_lock(&root.join("owner")).map_err(disk("locking the image store"))?;
+        if owner.is_some() {
+            match std::fs::remove_dir_all(&tmp) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk("emptying tmp")(error)),
+                _ => (),
+            }
         }
         for directory in [&tmp, &root.join("layers")] {
             std::fs::create_dir_all(directory).map_err(disk("making the image store"))?;
         }
-        let record = match std::fs::read(root.join("images.json")) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| ImageError::Document { what: "images.json", why: error.to_string() })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(disk("reading images.json")(error)),
-        };
         let shared = Shared {
             root: root.to_owned(),
             limits,
-            record: Mutex::new(record),
+            record: Mutex::default(),
+            version: Mutex::default(),
+            _owner: owner,
             pinned: Mutex::default(),
             numbers: AtomicU64::new(0),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let images = Self { shared: Arc::new(shared) };
+        images.refresh()?;
+        Ok(images)
+    }
+
+    /// Reads the record again when another process has replaced its file.
+    fn refresh(&self) -> Result<(), ImageError> {
+        let path = self.shared.root.join("images.json");
+        let mut version = self.shared.version.lock();
+        let now = match std::fs::metadata(&path) {
+            Ok(metadata) => Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(disk("reading images.json")(error)),
+        };
+        if *version == now {
+            return Ok(());
+        }
+        let record = match now {
+            None => Record::default(),
+            Some(_) => {
+                let bytes = std::fs::read(&path).map_err(disk("reading images.json"))?;
+                serde_json::from_slice(&bytes)
+                    .map_err(|error| ImageError::Document { what: "images.json", why: error.to_string() })?
+            }
+        };
+        *self.shared.record.lock() = record;
+        *version = now;
+        Ok(())
+    }
+
+    /// What others have written is read; a record that cannot be read is told, and the one in memory stands.
+    fn refresh_or_tell(&self) {
+        if let Err(error) = self.refresh() {
+            tracing::warn!(%error, "the record of images was not read again");
+        }
+    }
+
+    /// Keeps other processes from changing the store, and takes in what they have changed. Blocking.
+    fn lock(&self) -> Result<std::fs::File, ImageError> {
+        let path = self.shared.root.join("lock");
+        let file = std::fs::File::create(path).map_err(disk("locking the image store"))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|error| disk("locking the image store")(error.into()))?;
+        self.refresh()?;
+        Ok(file)
     }
 
     /// Limits.
@@ -217,11 +279,13 @@ impl Images {
 
     /// All images.
     pub fn list(&self) -> Vec<Image> {
+        self.refresh_or_tell();
         self.shared.record.lock().images.values().cloned().collect()
     }
 
     /// The image with this name, digest or id (whole, or its beginning of at least 12 digits).
     pub fn find(&self, name: &str) -> Option<Image> {
+        self.refresh_or_tell();
         let record = self.shared.record.lock();
         if let Some(image) = record.images.get(name) {
             return Some(image.clone());
@@ -255,7 +319,7 @@ impl Images {
     /// A new path for something unfinished.
     pub(crate) fn temporary(&self) -> PathBuf {
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
-        self.shared.root.join("tmp").join(number.to_string())
+        self.shared.root.join("tmp").join(format!("{}-{number}", std::process::id()))
     }
 
     /// Whether a layer is here.
@@ -335,6 +399,7 @@ impl Images {
         mut layer: impl FnMut(usize, &str, &mut Budget) -> Result<u64, ImageError>,
     ) -> Result<Image, ImageError> {
         let (id, config, layers) = self.read_config(config)?;
+        let _lock = self.lock()?;
         let _pins = Pins::new(&self.shared, &layers);
         let mut budget = Budget::new(&self.shared.limits);
         let known: BTreeMap<String, u64> =
@@ -379,11 +444,15 @@ impl Images {
             file.sync_all()?;
             std::fs::rename(&temporary, self.shared.root.join("images.json"))
         };
-        write().map_err(disk("writing images.json"))
+        write().map_err(disk("writing images.json"))?;
+        let metadata = std::fs::metadata(self.shared.root.join("images.json")).map_err(disk("reading images.json"))?;
+        *self.shared.version.lock() = Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()));
+        Ok(())
     }
 
     /// Removes a name, or the whole image when an id or its last name is given. What is not here is no error. Blocking.
     pub fn remove(&self, name: &str) -> Result<(), ImageError> {
+        let _lock = self.lock()?;
         let Some(image) = self.find(name) else { return Ok(()) };
         let mut record = self.shared.record.lock();
         let by_id = image.id == name || image.id.trim_start_matches("sha256:").starts_with(name);
