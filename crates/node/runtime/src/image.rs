@@ -107,7 +107,7 @@ impl ImageService for DirImages {
     fn pull_image<'a>(&'a self, request: PullImageRequest) -> CriFuture<'a, PullImageResponse> {
         let ImageSpec { image, .. } = request.image.unwrap_or_default();
         let answer = match self.find(&image) {
-            Some((_, found)) => Ok(PullImageResponse { image_ref: found.id, ..PullImageResponse::default() }),
+            Some((_, found)) => Ok(PullImageResponse { image_ref: found.id }),
             None => Err(CriError::not_found(format!("image {image:?} not found"))),
         };
         Box::pin(std::future::ready(answer))

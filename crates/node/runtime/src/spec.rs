@@ -78,7 +78,8 @@ pub(crate) fn sysctls(config: &PodSandboxConfig, options: &NamespaceOption) -> R
         let own_network = options.network() != NamespaceMode::Node && path.starts_with("net/");
         let ipc =
             ["kernel/shm", "kernel/msg", "kernel/sem", "fs/mqueue/"].iter().any(|prefix| path.starts_with(prefix));
-        if !own_network && !(ipc && options.ipc() != NamespaceMode::Node) {
+        let own_ipc = ipc && options.ipc() != NamespaceMode::Node;
+        if !own_network && !own_ipc {
             return Err(invalid(format!("sysctl {name:?} is not in a separate kernel namespace")));
         }
         if value.contains(['\n', '\0']) {

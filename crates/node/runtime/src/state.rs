@@ -62,6 +62,9 @@ pub struct EmbeddedRuntime {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// When a tree was counted, and its bytes and inodes.
+pub(crate) type Counted = (std::time::Instant, (u64, u64));
+
 pub(crate) struct Inner {
     pub(crate) root: PathBuf,
     pub(crate) images: Arc<dyn ImageStore>,
@@ -72,7 +75,7 @@ pub(crate) struct Inner {
     pub(crate) sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
-    pub(crate) disk_usage: Mutex<HashMap<PathBuf, (std::time::Instant, (u64, u64))>>,
+    pub(crate) disk_usage: Mutex<HashMap<PathBuf, Counted>>,
     /// Held as long as the runtime lives: nobody else works on the directory.
     _lock: std::fs::File,
 }

@@ -22,7 +22,7 @@ fn step<T>(what: &str, result: std::io::Result<T>) -> Step<T> {
 /// Nanoseconds since 1970.
 fn now() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    now.tv_sec * 1_000_000_000 + i64::from(now.tv_nsec)
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
 /// Tells the shim's own log, which is its standard error.

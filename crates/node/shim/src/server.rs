@@ -358,10 +358,10 @@ impl Server {
             }
             Request::Shutdown if !self.containers.is_empty() => Err("containers are running".to_owned()),
             Request::Shutdown => {
-                if let Some(init) = &self.sandbox.init {
-                    if let Err(error) = process::signal(init.pidfd.as_fd(), libc::SIGKILL) {
-                        complain(format_args!("ending the pod's init: {error}"));
-                    }
+                if let Some(init) = &self.sandbox.init
+                    && let Err(error) = process::signal(init.pidfd.as_fd(), libc::SIGKILL)
+                {
+                    complain(format_args!("ending the pod's init: {error}"));
                 }
                 self.ending = true;
                 Ok(Some(Response::Done))
@@ -594,10 +594,10 @@ impl Server {
     fn remove_leftovers(&mut self) {
         self.leftover.retain(|cgroup| {
             let removed = cgroup.kill().and_then(|_| cgroup.remove());
-            removed.unwrap_or_else(|error| {
+            !removed.unwrap_or_else(|error| {
                 complain(format_args!("removing a cgroup: {error}"));
                 true
-            }) == false
+            })
         });
     }
 

@@ -290,3 +290,37 @@ async fn fifty_pods_at_once() {
     println!("50 pods removed: {:?}", begin.elapsed());
     f.assert_nothing_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_in_the_hosts_namespaces() {
+    let Some(f) = Fixture::new().await else { return };
+    let host: i32 = NamespaceMode::Node.into();
+    let options = NamespaceOption { network: host, pid: host, ipc: host, ..Default::default() };
+    let mut config = f.sandbox_config("host");
+    let context = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    context.privileged = true;
+    context.namespace_options = Some(options.clone());
+    let pod = (f.run(&config).await, config);
+    let line = "for k in net pid ipc; do readlink /proc/self/ns/$k; done; ls /dev; touch /sys/fs/cgroup/memory/x 2>&1; \
+        grep -E '^(CapEff|Seccomp):' /proc/self/status; mount -t tmpfs t /tmp && echo mounted; sleep 1000 & sleep 1000";
+    let mut config = shell("c", line);
+    let context = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    context.privileged = true;
+    context.namespace_options = Some(options);
+    let id = f.started(&pod, config).await;
+    let status = f.status(&id).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !f.log(&status).contains("mounted") {
+        assert!(Instant::now() < deadline, "{}", f.log(&status));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let log = f.log(&status);
+    for kind in ["net", "pid", "ipc"] {
+        let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+        assert!(log.contains(&own), "{kind}: {log}");
+    }
+    assert!(log.contains("Seccomp:\t0") && log.contains("\nkmsg\n"), "{log}");
+    // Both of its processes end, though no PID namespace takes the second one along.
+    f.remove(&pod.0).await;
+    f.assert_nothing_left().await;
+}
