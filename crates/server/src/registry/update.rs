@@ -137,6 +137,9 @@ impl Registry {
         if gone {
             let Some(revision) = self.remove(current.key().clone(), current.revision()).await? else { return Ok(None) };
             entry.commit(revision);
+            if let Some(hooks) = self.hooks(write) {
+                hooks.after_delete(context, old).await;
+            }
             return Ok(Some(Written { entry, created: false, warnings }));
         }
         let done = self.put(&entry, current.revision(), 0).await?;

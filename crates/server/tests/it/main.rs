@@ -7,4 +7,5 @@ mod custom;
 mod front;
 mod horizon;
 mod kubectl;
+mod services;
 mod verbs;
