@@ -1,7 +1,11 @@
 //! Kinds as data: names, scope, versions, subresources, columns, and the pure functions that default, prepare and
 //! validate their objects.
 //!
-//! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves.
+//! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves. Start
+//! reading at `table` (the facts), `rules` (which functions belong to which kind) and `strategy` (what all share).
+//!
+//! Not here yet: full validation beyond core, apps, batch, rbac, coordination and discovery (see `groups`); conversion of
+//! `resource.k8s.io/v1beta1`; node ports shared among several servers; descriptions of columns.
 
 pub mod builtin;
 pub(crate) mod check;

@@ -6,5 +6,6 @@ pub(crate) mod placement;
 pub(crate) mod resources;
 pub(crate) mod validation;
 mod volumes;
+pub(crate) mod warnings;
 
 pub(crate) use containers::quantity as validate_quantity;
