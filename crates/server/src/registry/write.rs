@@ -11,9 +11,13 @@ use bytes::Bytes;
 use skiff_machinery::{ApiError, Value};
 use skiff_store::{Compare, Condition, LeaseId, Op, Ordering, RangeRequest, Revision, Txn};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Largest object that is stored (etcd's request limit, `--max-request-bytes`).
 const MAX_STORED: usize = 3 * 1024 * 1024 / 2;
+
+/// How long an answer waits for the caches.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 impl Registry {
     /// An entry for a tree in the storage version; it is not written yet.
@@ -43,6 +47,7 @@ impl Registry {
         match self.store.txn(txn).await {
             Ok(answer) if answer.succeeded => {
                 entry.commit(answer.revision);
+                self.seen(answer.revision).await;
                 Ok(true)
             }
             Ok(_) => {
@@ -67,7 +72,24 @@ impl Registry {
             failure: Vec::new(),
         };
         let answer = self.store.txn(txn).await.map_err(store_error)?;
+        if answer.succeeded {
+            self.seen(answer.revision).await;
+        }
         Ok(answer.succeeded.then_some(answer.revision))
+    }
+
+    /// An acknowledged write is in the caches: what admission and authorizers decide next, for whoever heard of the
+    /// write, takes it into account. A feed that has lost the store does not hold the answer back for ever.
+    async fn seen(&self, revision: Revision) {
+        if self.feed.applied() >= revision {
+            return;
+        }
+        tokio::select! {
+            () = self.feed.wait_for(revision) => {}
+            () = self.clock.sleep(LONGEST_WAIT) => {
+                tracing::warn!(revision, applied = self.feed.applied(), "the watch cache is behind a write");
+            }
+        }
     }
 
     /// Whether a key exists now, asked of the store itself.
