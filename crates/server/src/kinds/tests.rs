@@ -262,3 +262,13 @@ fn updates_that_are_refused() {
     let renamed = update("pods", &old, &old.replace("\"name\":\"a\"", "\"name\":\"b\""));
     assert!(renamed.starts_with("spec: Forbidden: pod updates may not change fields other than"), "{renamed}");
 }
+
+#[test]
+fn every_served_version_has_a_schema() {
+    for resource in resources() {
+        for version in resource.versions.iter().filter(|version| version.served) {
+            let typed = matches!(version.schema, skiff_machinery::schema::Type::Struct(_));
+            assert!(typed, "{} {}", version.group_version, resource.kind);
+        }
+    }
+}
