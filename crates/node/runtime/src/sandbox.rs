@@ -21,7 +21,7 @@ use crate::spec;
 use crate::state::{Inner, Sandbox};
 
 /// How long cgroups of ended processes may stay busy.
-const BUSY_LIMIT: u32 = 500;
+const BUSY_LIMIT: u32 = 2000;
 
 pub(crate) fn io_error(what: &str) -> impl FnOnce(std::io::Error) -> CriError + '_ {
     move |error| CriError::unknown(format!("{what}: {error}"))
@@ -272,12 +272,21 @@ impl Inner {
         let (dir, hierarchy) = (sandbox.dir.clone(), self.hierarchy.clone());
         let cgroup = spec::cgroup_parent(&sandbox.config)?.join(&sandbox.id);
         crate::state_blocking(move || {
-            for pin in ["net", "ipc", "uts"] {
-                mount::detach(&dir.join(PINS).join(pin)).map_err(io_error("unpinning a namespace"))?;
-            }
-            mount::detach(&dir.join(SHM)).map_err(io_error("unmounting shm"))?;
             let cgroup = hierarchy.at(&cgroup).map_err(|error| CriError::unknown(error.to_string()))?;
-            remove_cgroup(&cgroup)
+            // A shim that is still making namespaces would mount after we have unmounted. It ends by itself when it finds
+            // its starter dead; a shared PID namespace's init, which has the same log, is ended with its cgroup.
+            for _ in 0..BUSY_LIMIT {
+                if shim::is_gone(&dir).map_err(io_error("looking for the shim"))? {
+                    for pin in ["net", "ipc", "uts"] {
+                        mount::detach(&dir.join(PINS).join(pin)).map_err(io_error("unpinning a namespace"))?;
+                    }
+                    mount::detach(&dir.join(SHM)).map_err(io_error("unmounting shm"))?;
+                    return remove_cgroup(&cgroup);
+                }
+                cgroup.kill().map_err(|error| CriError::unknown(error.to_string()))?;
+                pause();
+            }
+            Err(CriError::unknown("the shim does not end"))
         })
         .await
     }
@@ -333,6 +342,13 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// A moment, on a thread that may block.
+fn pause() {
+    let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+    // Woken early is fine: the caller looks again.
+    let _ = rustix::thread::nanosleep(&pause);
+}
+
 /// Ends what is in a cgroup and removes it; processes that are just ending are waited for. Blocks.
 pub(crate) fn remove_cgroup(cgroup: &skiff_linux::cgroup::Cgroup) -> Result<(), CriError> {
     for _ in 0..BUSY_LIMIT {
@@ -340,9 +356,7 @@ pub(crate) fn remove_cgroup(cgroup: &skiff_linux::cgroup::Cgroup) -> Result<(), 
         if removed.map_err(|error| CriError::unknown(format!("removing a cgroup: {error}")))? {
             return Ok(());
         }
-        let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-        // Woken early is fine: the loop looks again.
-        let _ = rustix::thread::nanosleep(&pause);
+        pause();
     }
     Err(CriError::unknown("a cgroup stays busy"))
 }

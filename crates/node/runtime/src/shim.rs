@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 
 /// The embedded helper.
 static PROGRAM: &[u8] = include_bytes!(env!("SKIFF_SHIM"));
+/// The shim's own log, and the sign that it lives.
+const LOG: &str = "shim.log";
 /// How long a shim may take to stand.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -50,8 +52,10 @@ fn program() -> Result<BorrowedFd<'static>, ShimError> {
 /// Starts the shim of the sandbox in `dir` and waits until its namespaces stand. Answers its process.
 pub(crate) async fn start(dir: &Path, tasks: &Supervisor) -> Result<i32, ShimError> {
     let program = program()?;
-    let log =
-        std::fs::File::options().create(true).append(true).open(dir.join("shim.log")).map_err(ShimError::Spawn)?;
+    let log = std::fs::File::options().create(true).append(true).open(dir.join(LOG)).map_err(ShimError::Spawn)?;
+    // The lock goes with the open file, which is the shim's standard error: as long as it is held, the shim lives.
+    let locked = rustix::fs::flock(&log, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    locked.map_err(|error| ShimError::Spawn(error.into()))?;
     let (reader, writer) = io::pipe().map_err(ShimError::Spawn)?;
     // Through our own descriptor table; the program itself is then an anonymous file without a path.
     let mut command = tokio::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
@@ -76,6 +80,21 @@ pub(crate) async fn start(dir: &Path, tasks: &Supervisor) -> Result<i32, ShimErr
             kill(pid);
             Err(ShimError::Refused("the shim did not stand in time".to_owned()))
         }
+    }
+}
+
+/// Whether no shim lives for the sandbox in `dir`, nor comes to live: also one that an earlier runtime has started and
+/// that does not listen yet.
+pub(crate) fn is_gone(dir: &Path) -> io::Result<bool> {
+    let log = match std::fs::File::open(dir.join(LOG)) {
+        Ok(log) => log,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::flock(&log, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -39,11 +39,16 @@ fn main() -> std::process::ExitCode {
     let server = match prepare(&dir) {
         Ok(server) => server,
         Err(reason) => {
+            // If nobody hears it, the shim's own log has it.
             answer(&reason);
             return std::process::ExitCode::FAILURE;
         }
     };
-    answer("ready");
+    if !answer("ready") {
+        // Whoever started us has died; a successor may already have looked for us in vain.
+        server.abandon();
+        return std::process::ExitCode::FAILURE;
+    }
     match server.run() {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
@@ -67,9 +72,10 @@ fn prepare(dir: &Path) -> Step<server::Server> {
     step("listening", server::Server::new(sandbox))
 }
 
-/// One line for who started us; then standard output is nobody's.
-fn answer(line: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+/// One line for who started us, then standard output is nobody's; `false` if nobody listens.
+fn answer(line: &str) -> bool {
+    let told = writeln!(std::io::stdout(), "{line}");
+    if let Err(error) = &told {
         complain(format_args!("{line} (nobody listens: {error})"));
     }
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
@@ -81,4 +87,5 @@ fn answer(line: &str) {
         }
         Err(error) => complain(format_args!("opening /dev/null: {error}")),
     }
+    told.is_ok()
 }

@@ -71,6 +71,21 @@ impl Sandbox {
         Ok(Self { shm, pins, init, own_pid_namespace, hierarchy })
     }
 
+    /// Unmounts and ends what [`Sandbox::make`] made. Paths are relative to the sandbox's directory, where the shim is.
+    pub(crate) fn undo(self) {
+        if let Some(init) = &self.init
+            && let Err(error) = process::signal(init.pidfd.as_fd(), libc::SIGKILL)
+        {
+            crate::complain(format_args!("ending the pod's init: {error}"));
+        }
+        drop(self.pins);
+        for place in [format!("{PINS}/net"), format!("{PINS}/uts"), format!("{PINS}/ipc"), SHM.to_owned()] {
+            if let Err(error) = mount::detach(Path::new(&place)) {
+                crate::complain(format_args!("unmounting {place}: {error}"));
+            }
+        }
+    }
+
     /// Enters the pod's namespaces; for a child.
     pub(crate) fn enter(&self) -> Step<()> {
         for (pin, kind) in &self.pins {

@@ -119,6 +119,11 @@ impl Server {
         })
     }
 
+    /// Takes back what was made for a pod that nobody waits for.
+    pub(crate) fn abandon(self) {
+        self.sandbox.undo();
+    }
+
     pub(crate) fn run(mut self) -> std::io::Result<()> {
         loop {
             let ready = self.wait()?;

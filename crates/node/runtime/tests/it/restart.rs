@@ -137,3 +137,42 @@ async fn events_tell_the_story() {
     assert_eq!(seen, [ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent, ContainerDeletedEvent]);
     f.assert_nothing_left().await;
 }
+
+/// `kill -9` at any moment of starting pods: whatever was half made is found and can be removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_killed_while_pods_start_leaves_nothing() {
+    let Some(mut f) = Fixture::new().await else { return };
+    for round in 0..8u64 {
+        f.let_go().await;
+        let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "restart::starts_pods_without_end"])
+            .env("SKIFF_TEST_ROOT", &f.root)
+            .env("SKIFF_TEST_CGROUP", &f.cgroup)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while std::fs::read_dir(f.root.join("sandboxes")).unwrap().count() < 3 {
+            assert!(std::time::Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+        tokio::time::sleep(Duration::from_micros(round * 700)).await;
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        f.reopen().await;
+        for sandbox in f.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap().items {
+            f.remove(&sandbox.id).await;
+        }
+        f.assert_nothing_left().await;
+    }
+}
+
+/// The other process of the test above; by itself it does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_pods_without_end() {
+    let Ok(root) = std::env::var("SKIFF_TEST_ROOT") else { return };
+    let f = Fixture::on(root.into(), std::env::var("SKIFF_TEST_CGROUP").unwrap()).await;
+    for n in 0.. {
+        f.pod(&format!("pod-{n}")).await;
+    }
+}
