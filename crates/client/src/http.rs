@@ -47,9 +47,8 @@ fn named<'t>(tree: &'t Value, list: &str, name: &str, field: &str) -> Option<&'t
 impl Kubeconfig {
     /// Reads the current context of a file.
     pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| KubeconfigError::Read { path: path.to_owned(), source })
-        };
+        let read =
+            |path: &Path| std::fs::read(path).map_err(|source| KubeconfigError::Read { path: path.to_owned(), source });
         let content = |what: String| KubeconfigError::Content { path: path.to_owned(), what };
         let tree = yaml::from_slice(&read(path)?).map_err(|error| content(error.to_string()))?;
         let context = tree.str_at(&["current-context"]);
