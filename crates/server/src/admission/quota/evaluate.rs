@@ -84,12 +84,12 @@ impl Evaluator {
 
     /// Whether a write of it may cost anything.
     pub(super) fn handles(&self, operation: Operation, subresource: &str) -> bool {
-        match (self, subresource, operation) {
+        matches!(
+            (self, subresource, operation),
             (_, "", Operation::Create)
-            | (Self::Services | Self::Claims, "", Operation::Update)
-            | (Self::Pods, "resize", Operation::Update) => true,
-            _ => false,
-        }
+                | (Self::Services | Self::Claims, "", Operation::Update)
+                | (Self::Pods, "resize", Operation::Update)
+        )
     }
 
     /// Whether a quota's name limits this kind (`MatchingResources`).
