@@ -15,7 +15,7 @@ impl EmbeddedRuntime {
     /// Opens the state directory: containers that ran on are running, those that ended meanwhile have ended, with their
     /// codes; what an interrupted call left half made is taken down.
     pub async fn open(config: RuntimeConfig) -> Result<Self, OpenError> {
-        let inner = Arc::new(Inner::new(config)?);
+        let inner = Arc::new(Inner::new(config).await?);
         inner.load_sandboxes();
         inner.load_containers();
         let sandboxes: Vec<Arc<Sandbox>> = inner.sandboxes.lock().values().cloned().collect();

@@ -19,6 +19,8 @@ use crate::record::{ContainerRecord, End, SandboxRecord};
 
 /// Events a listener may be behind before its stream ends (and it lists again).
 const EVENT_BACKLOG: usize = 1024;
+/// How often the directory's lock is tried, 10 ms apart.
+const LOCK_RETRIES: u32 = 100;
 
 /// What the runtime is made of.
 pub struct RuntimeConfig {
@@ -100,7 +102,7 @@ pub(crate) struct Container {
 }
 
 impl Inner {
-    pub(crate) fn new(config: RuntimeConfig) -> Result<Self, OpenError> {
+    pub(crate) async fn new(config: RuntimeConfig) -> Result<Self, OpenError> {
         let RuntimeConfig { root, images, network, clock, tasks } = config;
         let failed = |step, path: &Path| {
             let path = path.to_owned();
@@ -112,10 +114,18 @@ impl Inner {
         }
         let path = root.join("lock");
         let lock = std::fs::File::create(&path).map_err(failed("opening", &path))?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(root)),
-            Err(error) => return Err(failed("locking", &path)(error.into())),
+        // A child that a killed predecessor was just about to start holds the lock until it runs its program.
+        let mut patience = LOCK_RETRIES;
+        loop {
+            match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if patience == 0 => return Err(OpenError::InUse(root)),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    patience -= 1;
+                    clock.sleep(std::time::Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(failed("locking", &path)(error.into())),
+            }
         }
         let root = root.canonicalize().map_err(failed("resolving", &root))?;
         Ok(Self {
