@@ -12,5 +12,9 @@
 //!
 //! Not here yet: user namespaces, ID-mapped mounts, SELinux labels, AppArmor, checkpoints. Needs Linux 5.12
 //! (`mount_setattr`).
+//!
+//! Known gap: the child of an exec, and of a start in a shared PID namespace, is in the container's PID namespace some
+//! microseconds to milliseconds before it has left the host's file system. It is not dumpable, so only a container with
+//! `CAP_SYS_PTRACE` could reach it then.
 
 pub mod protocol;
