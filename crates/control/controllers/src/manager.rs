@@ -42,7 +42,12 @@ pub fn spawn(clients: Arc<dyn Clients>, config: Config, supervisor: &Supervisor)
             start(&clients, &config, &controllers);
             tokio::select! {
                 () = elector.hold() => tracing::warn!(identity, "no longer leading"),
-                () = controllers.token().cancelled() => tracing::warn!(identity, "a controller ended: all start anew"),
+                () = controllers.token().cancelled() => {
+                    if owner.token().is_cancelled() {
+                        return;
+                    }
+                    tracing::warn!(identity, "a controller ended: all start anew");
+                }
             }
             let late = controllers.shutdown(Duration::from_secs(5)).await;
             if !late.is_empty() {

@@ -23,3 +23,5 @@ pub mod model;
 pub mod plugins;
 pub mod queue;
 pub mod run;
+#[cfg(test)]
+mod tests;

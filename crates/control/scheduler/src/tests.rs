@@ -1,0 +1,196 @@
+//! Decisions of the default profile: manifests in, node or upstream's message out.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use crate::cluster::Cluster;
+use crate::cycle::Chooser;
+use crate::framework::{ClusterChange, Framework};
+use crate::model::{NodeFacts, Pod};
+use crate::plugins::default_framework;
+use crate::queue::Queue;
+use skiff_client::Projection;
+use skiff_machinery::codec::yaml;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+fn node(text: &str) -> Arc<NodeFacts> {
+    Arc::new(NodeFacts::project(&Arc::new(yaml::from_slice(text.as_bytes()).unwrap())).unwrap())
+}
+
+fn simple_node(name: &str, cpu: &str) -> Arc<NodeFacts> {
+    node(&format!(
+        "metadata: {{name: '{name}', labels: {{disk: '{name}'}}}}\nstatus: {{allocatable: {{cpu: '{cpu}', memory: 4Gi, pods: '10'}}}}"
+    ))
+}
+
+fn pod(name: &str, spec: &str) -> Arc<Pod> {
+    let text = format!("metadata: {{name: {name}, namespace: ns, uid: {name}}}\nspec:\n{spec}");
+    Arc::new(Pod::project(&Arc::new(yaml::from_slice(text.as_bytes()).unwrap())).unwrap())
+}
+
+fn asks(name: &str, cpu: &str) -> Arc<Pod> {
+    pod(name, &format!("  containers: [{{name: c, image: i, resources: {{requests: {{cpu: '{cpu}'}}}}}}]"))
+}
+
+fn cluster(nodes: &[Arc<NodeFacts>]) -> Cluster {
+    let mut cluster = Cluster::default();
+    for node in nodes {
+        cluster.set_node(Arc::clone(node));
+    }
+    cluster
+}
+
+fn choose(cluster: &Cluster, pod: &Pod) -> Result<String, String> {
+    let chosen = Chooser::default().choose(&default_framework(), cluster, pod);
+    chosen.map(|node| node.to_string()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn messages_are_upstreams() {
+    let full = simple_node("small", "1");
+    let tainted = node(
+        "metadata: {name: t}\nspec: {taints: [{key: k, value: v, effect: NoSchedule}]}\nstatus: {allocatable: {cpu: '8', memory: 8Gi, pods: '9'}}",
+    );
+    let cordoned = node(
+        "metadata: {name: u}\nspec: {unschedulable: true}\nstatus: {allocatable: {cpu: '8', memory: 8Gi, pods: '9'}}",
+    );
+    let cluster = cluster(&[full, tainted, cordoned]);
+    let message = choose(&cluster, &asks("p", "2")).unwrap_err();
+    assert_eq!(
+        message,
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable."
+    );
+    assert_eq!(choose(&Cluster::default(), &asks("p", "1")).unwrap_err(), "no nodes available to schedule pods");
+}
+
+#[test]
+fn what_is_placed_counts_until_it_goes() {
+    let mut cluster = cluster(&[simple_node("n", "1")]);
+    let first = asks("first", "800m");
+    cluster.place(Arc::clone(&first), "n");
+    assert!(choose(&cluster, &asks("second", "300m")).is_err());
+    assert_eq!(choose(&cluster, &asks("third", "200m")).as_deref(), Ok("n"));
+    cluster.remove_pod("first");
+    assert_eq!(choose(&cluster, &asks("second", "300m")).as_deref(), Ok("n"));
+    // Placing again, as the informer confirms an assumption, counts once.
+    cluster.place(Arc::clone(&first), "n");
+    cluster.place(first, "n");
+    assert_eq!(cluster.node("n").unwrap().requested.milli_cpu, 800);
+}
+
+#[test]
+fn a_pod_that_comes_before_its_node_is_counted_when_the_node_comes() {
+    let mut cluster = Cluster::default();
+    cluster.place(asks("early", "800m"), "n");
+    cluster.set_node(simple_node("n", "1"));
+    assert_eq!(cluster.node("n").unwrap().requested.milli_cpu, 800);
+    cluster.remove_node("n");
+    cluster.set_node(simple_node("n", "1"));
+    assert_eq!(cluster.node("n").unwrap().requested.milli_cpu, 800, "remembered while the node was away");
+}
+
+#[test]
+fn affinity_and_ports_choose_nodes() {
+    let mut cluster = cluster(&[simple_node("a", "4"), simple_node("b", "4")]);
+    let selected = pod("p", "  nodeSelector: {disk: b}\n  containers: [{name: c, image: i}]");
+    assert_eq!(choose(&cluster, &selected).as_deref(), Ok("b"));
+    let named = pod(
+        "p",
+        "  containers: [{name: c, image: i}]\n  affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchFields: [{key: metadata.name, operator: In, values: [a]}]}]}}}",
+    );
+    assert_eq!(choose(&cluster, &named).as_deref(), Ok("a"));
+    let port = "  containers: [{name: c, image: i, ports: [{containerPort: 80, hostPort: 8080}]}]";
+    cluster.place(pod("holder", port), "a");
+    assert_eq!(choose(&cluster, &pod("wants", port)).as_deref(), Ok("b"));
+    cluster.place(pod("other", port), "b");
+    let message = choose(&cluster, &pod("wants", port)).unwrap_err();
+    assert_eq!(message, "0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.");
+}
+
+#[test]
+fn the_emptier_node_is_better() {
+    let mut cluster = cluster(&[simple_node("busy", "4"), simple_node("idle", "4")]);
+    cluster.place(asks("load", "3"), "busy");
+    for number in 0..8 {
+        assert_eq!(choose(&cluster, &asks(&format!("p{number}"), "100m")).as_deref(), Ok("idle"));
+    }
+}
+
+#[test]
+fn sidecars_and_init_containers_count_as_upstream_does() {
+    let request = |name: &str, cpu: &str, more: &str| {
+        format!("{{name: {name}, image: i, {more} resources: {{requests: {{cpu: '{cpu}'}}}}}}")
+    };
+    let spec = format!(
+        "  initContainers: [{}, {}]\n  containers: [{}]",
+        request("side", "1", "restartPolicy: Always,"),
+        request("init", "3", ""),
+        request("main", "2", ""),
+    );
+    // The init container runs beside the sidecar (4), later the main one does (3).
+    assert_eq!(pod("p", &spec).requests.milli_cpu, 4000);
+}
+
+#[test]
+fn constraints_that_are_not_built_are_refused_by_name() {
+    let cluster = cluster(&[simple_node("n", "4")]);
+    let spread = "  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]\n  containers: [{name: c, image: i}]";
+    let message = choose(&cluster, &pod("p", spread)).unwrap_err();
+    assert_eq!(message, "0/1 nodes are available: this scheduler does not support topology spread constraints yet.");
+}
+
+fn framework() -> Framework {
+    default_framework()
+}
+
+#[test]
+fn the_queue_gives_priority_then_age_and_gates_wait_outside() {
+    let (framework, now) = (framework(), Instant::now());
+    let mut queue = Queue::default();
+    queue.set(asks("old", "1"), &framework, now);
+    queue.set(pod("vip", "  priority: 10\n  containers: [{name: c, image: i}]"), &framework, now);
+    queue.set(pod("gated", "  schedulingGates: [{name: g}]\n  containers: [{name: c, image: i}]"), &framework, now);
+    assert_eq!(queue.pop(now).map(|pod| pod.name.to_string()).as_deref(), Some("vip"));
+    assert_eq!(queue.pop(now).map(|pod| pod.name.to_string()).as_deref(), Some("old"));
+    assert!(queue.pop(now).is_none());
+    assert_eq!(queue.depths().gated, 1);
+    queue.set(pod("gated", "  containers: [{name: c, image: i}]"), &framework, now);
+    assert_eq!(queue.pop(now).map(|pod| pod.name.to_string()).as_deref(), Some("gated"));
+}
+
+#[test]
+fn only_events_that_could_help_move_a_pod_and_its_backoff_holds() {
+    let (framework, now) = (framework(), Instant::now());
+    let mut queue = Queue::default();
+    let big = asks("big", "4");
+    queue.set(Arc::clone(&big), &framework, now);
+    queue.pop(now).unwrap();
+    queue.unschedulable("big", vec!["NodeResourcesFit"], now);
+    queue.moved(&ClusterChange::NodeAdded(&simple_node("small", "1")), &framework, now);
+    assert_eq!(queue.depths().unschedulable, 1, "too small to help");
+    queue.moved(&ClusterChange::NodeAdded(&simple_node("large", "8")), &framework, now);
+    assert_eq!(queue.depths().backoff, 1);
+    assert!(queue.pop(now).is_none());
+    assert!(queue.pop(now + Duration::from_secs(1)).is_some());
+}
+
+#[test]
+fn what_happens_while_a_pod_is_tried_is_not_lost() {
+    let (framework, now) = (framework(), Instant::now());
+    let mut queue = Queue::default();
+    queue.set(asks("p", "4"), &framework, now);
+    queue.pop(now).unwrap();
+    queue.moved(&ClusterChange::PodGone(&asks("gone", "4")), &framework, now);
+    queue.unschedulable("p", vec!["NodeResourcesFit"], now);
+    assert_eq!(queue.depths().backoff, 1);
+}
+
+#[test]
+fn a_pod_that_found_no_node_at_all_is_tried_when_one_comes() {
+    let (framework, now) = (framework(), Instant::now());
+    let mut queue = Queue::default();
+    queue.set(asks("p", "1"), &framework, now);
+    queue.pop(now).unwrap();
+    queue.unschedulable("p", Vec::new(), now);
+    queue.moved(&ClusterChange::NodeAdded(&simple_node("n", "4")), &framework, now);
+    assert_eq!(queue.depths().backoff, 1);
+}
