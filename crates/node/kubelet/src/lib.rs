@@ -16,7 +16,8 @@
 //!
 //! Not here yet: eviction, image and container garbage collection, CPU/memory/topology managers, device plugins,
 //! in-place resize, ephemeral containers, checkpoints, user namespaces, credential providers, `fileKeyRef`, gRPC probes,
-//! and the volumes that [`volumes`] names. A pod that asks for one of these waits, with an event that names it.
+//! and the volumes that [`volumes`] names. A pod with such a volume or handler, or with `hostUsers: false`, waits or fails
+//! with an event that names it; ephemeral containers and resizes are written to the API and **not acted upon**.
 
 pub mod images;
 pub mod kubelet;

@@ -83,6 +83,8 @@ enum TurnError {
     Volume(#[from] crate::volumes::VolumeError),
     #[error("{0}")]
     Disk(#[from] std::io::Error),
+    #[error("spec.hostUsers: false asks for a user namespace, which is not supported yet")]
+    UserNamespace,
     #[error("a blocking step panicked: {0}")]
     Step(#[from] tokio::task::JoinError),
 }
@@ -152,6 +154,9 @@ impl Worker {
         match error {
             TurnError::Volume(error) => {
                 self.shared.event(pod, None, EventType::Warning, "FailedMount", error.to_string());
+            }
+            TurnError::UserNamespace => {
+                self.shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", error.to_string());
             }
             TurnError::Runtime(error) if !error.is_not_found() => {
                 let message = format!("error determining status: {error}");
@@ -326,6 +331,10 @@ impl Worker {
     }
 
     async fn new_sandbox(&mut self, pod: &Pod, state: &State) -> Result<(), TurnError> {
+        // Run without the isolation it asks for, it would be a promise broken in silence.
+        if pod.0.at(&["spec", "hostUsers"]).and_then(Value::as_bool) == Some(false) {
+            return Err(TurnError::UserNamespace);
+        }
         for (name, instance) in state.instances().filter(|(_, instance)| instance.is_running()) {
             stop(&self.shared, pod, name, instance, pod.grace_seconds()).await?;
         }
