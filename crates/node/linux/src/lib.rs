@@ -15,4 +15,5 @@ pub mod netlink;
 pub mod nft;
 pub mod path;
 pub mod process;
+pub mod procfs;
 pub mod seccomp;

@@ -203,7 +203,7 @@ pub fn mounts() -> io::Result<Vec<MountInfo>> {
     Ok(parse_mountinfo(&std::fs::read("/proc/self/mountinfo")?))
 }
 
-fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
+pub(crate) fn parse_mountinfo(text: &[u8]) -> Vec<MountInfo> {
     text.split(|&byte| byte == b'\n').filter_map(parse_mount).collect()
 }
 

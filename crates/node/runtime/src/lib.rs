@@ -7,6 +7,7 @@
 //! | containers: create, start, stop, remove | `container` |
 //! | from CRI's words to the shim's (pure) | `spec` |
 //! | what is on disk and how a restart reads it | `record`, `adopt` |
+//! | what is found without any record | [`leftovers`] |
 //! | talking to a shim | `shim` |
 //! | exec, attach, port-forward as streams | [`streaming`] |
 //! | usage | `stats` |
@@ -25,6 +26,7 @@
 mod adopt;
 mod container;
 mod image;
+pub mod leftovers;
 mod network;
 mod record;
 mod sandbox;

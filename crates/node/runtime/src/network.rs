@@ -42,6 +42,11 @@ pub trait PodNetwork: Send + Sync + 'static {
     /// Takes everything back. Called for each sandbox at least once, also for one whose set-up failed or was never
     /// called; what is already gone is no error.
     fn teardown(&self, request: PodNetworkRequest) -> NetworkFuture<'_, ()>;
+    /// Frees what belongs to none of these sandboxes. Called once, when a runtime has found its pods again and before it
+    /// connects any.
+    fn collect(&self, _live: Vec<String>) -> NetworkFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Whether pods can be connected, and why not: the CRI's condition `NetworkReady`.
     fn ready(&self) -> Result<(), NetworkError> {
         Ok(())

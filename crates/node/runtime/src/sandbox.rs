@@ -343,7 +343,7 @@ fn host_name() -> String {
 }
 
 /// A moment, on a thread that may block.
-fn pause() {
+pub(crate) fn pause() {
     let pause = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
     // Woken early is fine: the caller looks again.
     let _ = rustix::thread::nanosleep(&pause);

@@ -176,3 +176,50 @@ async fn starts_pods_without_end() {
         f.pod(&format!("pod-{n}")).await;
     }
 }
+
+/// `rm -rf`: what is busy stays, all else goes.
+fn remove_all_that_goes(dir: &std::path::Path) {
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            remove_all_that_goes(&entry.path());
+        }
+        drop(std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir(entry.path())));
+    }
+}
+
+/// Somebody removes directories under running pods: no call can name these any more, so a start ends them, and leaves the
+/// others alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_whose_directory_is_gone_are_ended() {
+    let Some(mut f) = Fixture::new().await else { return };
+    let stays = f.pod("stays").await;
+    let running = f.started(&stays, shell("c", "sleep 1000")).await;
+    let mut shared_pid = f.sandbox_config("shared");
+    let options = NamespaceOption { pid: NamespaceMode::Pod.into(), ..Default::default() };
+    shared_pid.linux.as_mut().unwrap().security_context.as_mut().unwrap().namespace_options = Some(options);
+    let shared = (f.run(&shared_pid).await, shared_pid);
+    f.started(&shared, shell("c", "sleep 1000 & sleep 1000")).await;
+    let whole = f.pod("whole").await;
+    let container = f.started(&whole, shell("c", "sleep 1000")).await;
+    // The shim of this one is killed too, so that its container has no parent of ours.
+    let request = PodSandboxStatusRequest { pod_sandbox_id: whole.0.clone(), verbose: true };
+    let info = f.runtime.pod_sandbox_status(request).await.unwrap().info["info"].clone();
+    let pid = info.split("\"shimPid\":").nth(1).unwrap().split([',', '}']).next().unwrap().parse().unwrap();
+
+    f.let_go().await;
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    for path in [f.root.join("sandboxes").join(&shared.0), f.root.join("sandboxes").join(&whole.0)] {
+        remove_all_that_goes(&path);
+    }
+    remove_all_that_goes(&f.root.join("containers").join(&container));
+    let before = skiff_runtime::leftovers::Leftovers::find(&f.root, |id| id == stays.0 || id == running).unwrap();
+    assert_eq!(before.shims.len(), 1, "{before:?}");
+    assert!(before.processes.len() >= 3 && before.cgroups.len() >= 2 && before.mounts.len() >= 6, "{before:?}");
+    f.reopen().await;
+
+    let after = skiff_runtime::leftovers::Leftovers::find(&f.root, |id| id == stays.0 || id == running).unwrap();
+    assert!(after.is_empty(), "{after:?}");
+    assert_eq!(f.exec(&running, "echo inside").await.unwrap(), (0, "inside\n".to_owned()));
+    f.remove(&stays.0).await;
+    f.assert_nothing_left().await;
+}
