@@ -14,7 +14,7 @@ pub use api::Api;
 use crate::admission::Plugin;
 use crate::authn::{self, AnonymousAccess, Authenticator, service_account::ServiceAccounts, token_file::TokenFile};
 use crate::authz::{Authorizer, Chain, escalation::Guard, node::NodeAuthorizer, rbac::Rbac};
-use crate::bootstrap;
+use crate::bootstrap::{self, endpoints::EndpointReconciler};
 use crate::crd;
 use crate::front::{self, Front};
 use crate::kinds::core::{allocator::ServiceAllocator, ranges::PortRange};
@@ -47,6 +47,8 @@ pub struct ServerConfig {
     pub advertise_address: IpAddr,
     /// `--service-cluster-ip-range`: the primary network first.
     pub service_cidrs: Vec<String>,
+    /// `--service-node-port-range`.
+    pub node_ports: PortRange,
     /// The first address of the primary network.
     pub kubernetes_service_ip: IpAddr,
     /// `--service-account-issuer`: the first signs.
@@ -108,6 +110,7 @@ pub struct ApiServer {
     server: Server,
     address: SocketAddr,
     definitions: crd::Reconciler,
+    endpoints: EndpointReconciler,
 }
 
 /// Which versions `--runtime-config` turns on and off (`resourceconfig.MergeAPIResourceConfigs`: `api/all` first, then
@@ -189,14 +192,17 @@ impl ApiServer {
             now: wire::rfc3339(clock.wall()),
         };
         registry.bootstrap(bootstrap::desired(&settings)).await.map_err(ServerError::Bootstrap)?;
+        let mut endpoints = EndpointReconciler::new(Arc::clone(&registry), settings);
+        endpoints.reconcile().await.map_err(ServerError::Bootstrap)?;
         let mut definitions = crd::Reconciler::new(Arc::clone(&registry));
         definitions.reconcile().await.map_err(ServerError::Definitions)?;
         let rbac = Arc::new(Rbac::new(Arc::clone(&registry) as _));
         let node = Arc::new(NodeAuthorizer::new(Arc::clone(&registry) as _));
         let chain = Arc::new(Chain::standard(node, Arc::clone(&rbac)));
         let authorizer: Arc<dyn Authorizer> = Arc::clone(&chain) as _;
-        let services = ServiceAllocator::new(Arc::clone(&registry) as _, PortRange::default());
+        let services = ServiceAllocator::new(&registry, config.node_ports);
         services.repair().await.map_err(ServerError::Bootstrap)?;
+        services.spawn_repair();
         registry.set_hooks(vec![(skiff_machinery::GroupResource::new("", "services"), Arc::new(services))]);
         let mut plugins = (config.admission)(&registry);
         plugins.extend(crate::admission::certificate_plugins(&authorizer));
@@ -223,7 +229,7 @@ impl ApiServer {
         };
         let front = Front::new(parts, config.front);
         let server = Server::tls(listener, tls, Arc::clone(&front) as _, config.connections, clock);
-        Ok(Self { registry, front, health, server, address, definitions })
+        Ok(Self { registry, front, health, server, address, definitions, endpoints })
     }
 
     /// Where it listens.
@@ -247,6 +253,7 @@ impl ApiServer {
     pub fn spawn(self, supervisor: &Supervisor) {
         let ready = self.health.add_readiness("poststarthook/start-apiextensions-controllers", Part::Ready);
         self.definitions.spawn(supervisor);
+        self.endpoints.spawn(supervisor);
         ready.set();
         self.server.spawn(supervisor, "api server");
     }

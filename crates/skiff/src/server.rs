@@ -180,6 +180,7 @@ async fn serve(
         listen: SocketAddr::new(flags.bind_address, flags.secure_port),
         advertise_address: advertise,
         service_cidrs: flags.service_cidr,
+        node_ports: skiff_server::kinds::core::ranges::PortRange::default(),
         kubernetes_service_ip: service_ip,
         issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
         audiences: Vec::new(),

@@ -10,6 +10,7 @@
 //! Mirrors `rbacrest.PostStartHookProvider`, `flowcontrolrest`, `systemnamespaces`, `kubernetesservice`,
 //! `defaultservicecidr` and the aggregator's autoregistration.
 
+pub mod endpoints;
 mod rbac;
 
 use crate::kinds::tree::Tree;
@@ -69,32 +70,21 @@ pub struct Change {
 }
 
 const SYSTEM_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
-const MANAGED_BY: &str = "ipallocator.k8s.io";
+/// Who manages the `IPAddress` objects of Services.
+pub(crate) const MANAGED_BY: &str = "ipallocator.k8s.io";
 
 /// What should be there.
 pub fn desired(settings: &Settings) -> Vec<Desired> {
     let mut all = Vec::new();
-    all.extend(SYSTEM_NAMESPACES.iter().map(|name| keep("", "namespaces", namespace(name))));
+    all.extend(system_namespaces());
     all.extend(rbac::desired());
     all.extend(priority_classes());
     all.extend(flow_control(&settings.now));
     all.push(keep("networking.k8s.io", "servicecidrs", service_cidr(settings)));
-    all.push(keep("networking.k8s.io", "ipaddresses", kubernetes_ip_address(settings)));
-    all.push(Desired {
-        resource: GroupResource::new("", "services"),
-        object: kubernetes_service(settings),
-        existing: Existing::Set(&["spec"]),
-    });
-    all.push(Desired {
-        resource: GroupResource::new("", "endpoints"),
-        object: kubernetes_endpoints(settings),
-        existing: Existing::Set(&["subsets"]),
-    });
-    all.push(Desired {
-        resource: GroupResource::new("discovery.k8s.io", "endpointslices"),
-        object: kubernetes_endpoint_slice(settings),
-        existing: Existing::Set(&["endpoints", "ports"]),
-    });
+    all.extend(kubernetes_service(settings));
+    // Who else serves is not known yet: only a cluster without endpoints gets these.
+    let alone = [settings.advertise_address];
+    all.extend(endpoints::of(&alone, settings.secure_port).map(|own| Desired { existing: Existing::Keep, ..own }));
     all.push(Desired {
         resource: GroupResource::new("", "configmaps"),
         object: object! {
@@ -107,6 +97,10 @@ pub fn desired(settings: &Settings) -> Vec<Desired> {
     });
     all.extend(api_services(&settings.now));
     all
+}
+
+fn system_namespaces() -> impl Iterator<Item = Desired> {
+    SYSTEM_NAMESPACES.iter().map(|name| keep("", "namespaces", namespace(name)))
 }
 
 fn keep(group: &str, resource: &str, object: Value) -> Desired {
@@ -275,14 +269,12 @@ pub fn ip_address(ip: IpAddr, namespace: &str, service: &str) -> Value {
     }
 }
 
-fn kubernetes_ip_address(settings: &Settings) -> Value {
-    ip_address(settings.kubernetes_service_ip, "default", "kubernetes")
-}
-
-fn kubernetes_service(settings: &Settings) -> Value {
-    let ip = settings.kubernetes_service_ip.to_string();
-    let family = if settings.kubernetes_service_ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    object! {
+/// The Service under which pods reach the API servers, and the claim of its address.
+fn kubernetes_service(settings: &Settings) -> [Desired; 2] {
+    let address = settings.kubernetes_service_ip;
+    let ip = address.to_string();
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let service = object! {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": object! {
@@ -306,47 +298,11 @@ fn kubernetes_service(settings: &Settings) -> Value {
             "internalTrafficPolicy": "Cluster",
         },
         "status": object! { "loadBalancer": Map::new() },
-    }
-}
-
-fn https_port(settings: &Settings) -> Value {
-    object! { "name": "https", "protocol": "TCP", "port": i64::from(settings.secure_port) }
-}
-
-fn kubernetes_endpoints(settings: &Settings) -> Value {
-    object! {
-        "apiVersion": "v1",
-        "kind": "Endpoints",
-        "metadata": object! {
-            "name": "kubernetes",
-            "namespace": "default",
-            "labels": object! { "endpointslice.kubernetes.io/skip-mirror": "true" },
-        },
-        "subsets": list![object! {
-            "addresses": list![object! { "ip": settings.advertise_address.to_string() }],
-            "ports": list![https_port(settings)],
-        }],
-    }
-}
-
-fn kubernetes_endpoint_slice(settings: &Settings) -> Value {
-    let family = if settings.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
-    object! {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": object! {
-            "name": "kubernetes",
-            "namespace": "default",
-            "generation": 1,
-            "labels": object! { "kubernetes.io/service-name": "kubernetes" },
-        },
-        "addressType": family,
-        "endpoints": list![object! {
-            "addresses": list![settings.advertise_address.to_string()],
-            "conditions": object! { "ready": true },
-        }],
-        "ports": list![https_port(settings)],
-    }
+    };
+    [
+        keep("networking.k8s.io", "ipaddresses", ip_address(address, "default", "kubernetes")),
+        Desired { resource: GroupResource::new("", "services"), object: service, existing: Existing::Set(&["spec"]) },
+    ]
 }
 
 /// Group and version priorities of the API services that are served by default (pkg/controlplane/apiserver,

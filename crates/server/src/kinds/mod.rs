@@ -5,7 +5,7 @@
 //! reading at `table` (the facts), `rules` (which functions belong to which kind) and `strategy` (what all share).
 //!
 //! Not here yet: full validation beyond core, apps, batch, rbac, coordination and discovery (see `groups`); conversion of
-//! `resource.k8s.io/v1beta1`; node ports shared among several servers; descriptions of columns.
+//! `resource.k8s.io/v1beta1`; descriptions of columns.
 
 pub mod builtin;
 pub(crate) mod check;

@@ -6,7 +6,7 @@
 use super::cache::Entry;
 use super::managed::{self, Writer};
 use super::respond::Scope;
-use super::{Registry, meta, store_error};
+use super::{Registry, meta};
 use crate::admission::{Attributes, Operation};
 use crate::kinds::{Reservation, Strategy, WriteHooks};
 use crate::request::RequestContext;
@@ -177,14 +177,7 @@ impl Registry {
             entry.commit_dry(0);
             return Ok(Some(entry));
         }
-        let is_event = scope.resource.storage_prefix == "events";
-        let lease = if is_event {
-            let (ttl, now) = (self.limits.event_ttl, self.clock.now());
-            self.event_lease.get(&*self.store, ttl, now).await.map_err(store_error)?
-        } else {
-            0
-        };
-        Ok(self.put(&entry, 0, lease).await?.then_some(entry))
+        Ok(self.put(scope, &entry, 0).await?.then_some(entry))
     }
 }
 

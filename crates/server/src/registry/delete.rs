@@ -125,7 +125,7 @@ impl Registry {
                         entry.commit_dry(current.revision());
                         return Ok(Deleted::Pending(entry));
                     }
-                    if self.put(&entry, current.revision(), 0).await? {
+                    if self.put(scope, &entry, current.revision()).await? {
                         return Ok(Deleted::Pending(entry));
                     }
                 }

@@ -253,12 +253,8 @@ impl crate::kinds::Strategy for Unchecked<'_> {
         self.0.default(version, object);
     }
     fn prepare_for_create(&self, _: &RequestContext, _: &mut Value) {}
-    fn prepare_for_update(&self, _: &RequestContext, object: &mut Value, old: &Value) {
-        // The spec changes: the generation counts it, as for every update of a pod's spec.
-        if let Some(generation) = old.at(&["metadata", "generation"]).and_then(Value::as_int) {
-            meta::metadata_mut(object).insert("generation", generation + 1);
-        }
-    }
+    // A binding is written past the pod's strategy upstream, so the generation does not count it.
+    fn prepare_for_update(&self, _: &RequestContext, _: &mut Value, _: &Value) {}
     fn validate(&self, _: &RequestContext, _: &Value) -> skiff_machinery::ErrorList {
         Vec::new()
     }

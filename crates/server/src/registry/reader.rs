@@ -97,7 +97,7 @@ impl Reader for Registry {
                 if entry.stored() == current.stored() {
                     return Ok(tree);
                 }
-                if self.put(&entry, current.revision(), 0).await? {
+                if self.put(&scope, &entry, current.revision()).await? {
                     return entry.tree(scope.cache.codec());
                 }
             }
@@ -115,7 +115,7 @@ impl Reader for Registry {
             let key = scope.key(meta::text(&object, "namespace"), &name);
             meta::fill_system_fields(&mut object, &wire::rfc3339(self.clock.wall()));
             let entry = Arc::new(self.prepare(&scope, key, object));
-            if self.put(&entry, 0, 0).await? {
+            if self.put(&scope, &entry, 0).await? {
                 return entry.tree(scope.cache.codec());
             }
             Err(ApiError::already_exists(resource, &name))

@@ -142,7 +142,7 @@ impl Registry {
             }
             return Ok(Some(Written { entry, created: false, warnings }));
         }
-        let done = self.put(&entry, current.revision(), 0).await?;
+        let done = self.put(scope, &entry, current.revision()).await?;
         Ok(done.then_some(Written { entry, created: false, warnings }))
     }
 }

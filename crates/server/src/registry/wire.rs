@@ -56,6 +56,11 @@ pub fn rfc3339(time: std::time::SystemTime) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Wall-clock time as seconds since the epoch.
+pub fn seconds(time: std::time::SystemTime) -> i64 {
+    Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH).as_second()
+}
+
 /// A time so many seconds later; a text that is no time stays as it is.
 pub fn add_seconds(time: &str, seconds: i64) -> String {
     let later =

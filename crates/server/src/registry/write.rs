@@ -30,13 +30,14 @@ impl Registry {
     }
 
     /// Writes a prepared entry when the key is at `expected` (0: does not exist). `Ok(false)` when it is not.
-    pub(super) async fn put(&self, entry: &Arc<Entry>, expected: Revision, lease: LeaseId) -> Result<bool, ApiError> {
+    pub(super) async fn put(&self, scope: &Scope, entry: &Arc<Entry>, expected: Revision) -> Result<bool, ApiError> {
         if entry.stored().len() > MAX_STORED {
             return Err(ApiError::too_large(format!(
                 "etcdserver: request is too large: {} bytes",
                 entry.stored().len()
             )));
         }
+        let lease = self.lease(scope).await?;
         let key = entry.key().clone();
         let txn = Txn {
             compares: vec![Compare { key: key.clone(), condition: Condition::ModRevision(Ordering::Equal, expected) }],
@@ -62,6 +63,15 @@ impl Registry {
                 Err(store_error(error))
             }
         }
+    }
+
+    /// What ends a value by itself: events live so long from their last change (`--event-ttl`).
+    async fn lease(&self, scope: &Scope) -> Result<LeaseId, ApiError> {
+        if scope.resource.storage_prefix != "events" {
+            return Ok(0);
+        }
+        let (ttl, now) = (self.limits.event_ttl, self.clock.now());
+        self.event_lease.get(&*self.store, ttl, now).await.map_err(store_error)
     }
 
     /// Deletes a key when it is at `expected`: the revision of the deletion, `None` when it is not.

@@ -1,14 +1,17 @@
 //! Takes and gives back what Services hold outside themselves: cluster IPs and node ports.
 //!
 //! A cluster IP is held by an `IPAddress` object named after it, created before the Service and removed when the Service
-//! is not stored or goes away; so two servers can never hand out one address twice. Node ports are held in memory,
-//! read from the Services at first use.
+//! is not stored or goes away; a node port by the `RangeAllocation` in the store ([`super::node_ports`]). So two servers
+//! can never hand out one twice.
 //!
-//! Not here yet: node ports in `ranges/servicenodeports`, which several servers would need to share.
+//! A request may end at any await (its client is gone, its deadline has passed), and then nobody knows whether the
+//! Service was stored. What such a request had in its hands is looked at again a little later and goes back unless the
+//! stored Service holds it; whatever even that misses is found by [`super::repair`].
 //!
 //! Mirrors pkg/registry/core/service/storage/alloc.go and the allocators beside it.
 
-use super::families::{init_ip_family_fields, normalize_cluster_ips, trim_for_downgrade};
+use super::families::{init_ip_family_fields, normalize_cluster_ips};
+use super::node_ports::{self, NodePorts, Ports};
 use super::ranges::{IpRange, PortRange};
 use super::service;
 use super::service_validation::HEADLESS;
@@ -16,77 +19,54 @@ use crate::admission::Reader;
 use crate::bootstrap::ip_address;
 use crate::kinds::tree::Tree;
 use crate::kinds::{HookFuture, Reservation, WriteHooks};
+use crate::registry::Registry;
 use crate::request::RequestContext;
-use parking_lot::Mutex;
+use skiff_base::clock::SharedClock;
+use skiff_base::task::{OnFailure, Supervisor};
 use skiff_machinery::names::parse_ip_sloppy;
 use skiff_machinery::{ApiError, FieldError, FieldPath, GroupKind, GroupResource, Value};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a write of a request that was given up may still be under way.
+const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 /// The hooks of `services`.
 #[derive(Clone)]
 pub struct ServiceAllocator {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
-    reader: Arc<dyn Reader>,
-    ports: PortRange,
-    /// Ports in use; `None` until the Services have been read.
-    used: Mutex<Option<BTreeSet<u16>>>,
-    services: GroupResource,
-    addresses: GroupResource,
-    networks: GroupResource,
+pub(super) struct Inner {
+    pub(super) reader: Arc<dyn Reader>,
+    pub(super) ports: NodePorts,
+    pub(super) services: GroupResource,
+    pub(super) addresses: GroupResource,
+    pub(super) networks: GroupResource,
+    pub(super) clock: SharedClock,
+    pub(super) supervisor: Supervisor,
 }
 
 impl ServiceAllocator {
-    /// Over the registry.
-    pub fn new(reader: Arc<dyn Reader>, ports: PortRange) -> Self {
+    /// Over the registry and its store. Nothing can be taken before the first [`ServiceAllocator::repair`].
+    pub fn new(registry: &Arc<Registry>, ports: PortRange) -> Self {
         Self {
             inner: Arc::new(Inner {
-                reader,
-                ports,
-                used: Mutex::new(None),
+                reader: Arc::clone(registry) as _,
+                ports: NodePorts::new(Arc::clone(&registry.store), ports),
                 services: GroupResource::new("", "services"),
                 addresses: GroupResource::new("networking.k8s.io", "ipaddresses"),
                 networks: GroupResource::new("networking.k8s.io", "servicecidrs"),
+                clock: Arc::clone(registry.clock()),
+                supervisor: registry.supervisor.clone(),
             }),
         }
-    }
-
-    /// Creates the `IPAddress` of every Service that lacks one and removes those whose Service is gone, once at start:
-    /// a server that died between two writes leaves either (`repairip`).
-    pub async fn repair(&self) -> Result<(), ApiError> {
-        let inner = &self.inner;
-        let mut wanted = BTreeSet::new();
-        for service in inner.reader.list(&inner.services, None) {
-            let (namespace, name) = (service.str_at(&["metadata", "namespace"]), service.str_at(&["metadata", "name"]));
-            for ip in held_ips(&service) {
-                wanted.insert(ip.to_string());
-                if inner.reader.get(&inner.addresses, "", &ip.to_string()).is_some() {
-                    continue;
-                }
-                match inner.reader.create(&inner.addresses, ip_address(ip, namespace, name)).await {
-                    Err(error) if !error.is_already_exists() => return Err(error),
-                    _ => tracing::info!(%ip, namespace, name, "made the missing IPAddress of a Service"),
-                }
-            }
-        }
-        for address in inner.reader.list(&inner.addresses, None) {
-            let name = address.str_at(&["metadata", "name"]);
-            let of_service = address.str_at(&["spec", "parentRef", "resource"]) == "services";
-            if of_service && !wanted.contains(name) {
-                tracing::info!(ip = name, "removed the IPAddress of a Service that is gone");
-                inner.give_back(name).await;
-            }
-        }
-        Ok(())
     }
 }
 
 /// Cluster IPs that a stored Service holds.
-fn held_ips(service: &Value) -> Vec<IpAddr> {
+pub(super) fn held_ips(service: &Value) -> Vec<IpAddr> {
     if !service::has_cluster_ip(service) {
         return Vec::new();
     }
@@ -94,8 +74,8 @@ fn held_ips(service: &Value) -> Vec<IpAddr> {
 }
 
 /// Node ports that a stored Service holds, the health check's included.
-fn held_ports(service: &Value) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::new();
+pub(super) fn held_ports(service: &Value) -> Ports {
+    let mut ports = Ports::new();
     let number = |value: Option<i64>| value.and_then(|value| u16::try_from(value).ok()).filter(|port| *port != 0);
     if service::has_node_ports(service) {
         ports.extend(service.items_at(&["spec", "ports"]).iter().filter_map(|port| number(port.int("nodePort"))));
@@ -121,31 +101,46 @@ fn invalid(service: &Value, error: FieldError) -> ApiError {
 
 impl Inner {
     /// Service networks that addresses may be taken from, in the cluster's order of families.
-    fn networks(&self) -> Vec<IpRange> {
+    pub(super) fn networks(&self) -> Vec<IpRange> {
         let mut networks = self.reader.list(&self.networks, None);
-        networks.retain(|network| network.str_at(&["metadata", "deletionTimestamp"]).is_empty());
+        networks.retain(|network| network.str_at(&["metadata", "deletionTimestamp"]).is_empty() && is_ready(network));
         networks.sort_by_key(|network| network.str_at(&["metadata", "name"]) != "kubernetes");
         let cidrs = networks.iter().flat_map(|network| network.items_at(&["spec", "cidrs"]));
         cidrs.filter_map(|cidr| IpRange::parse(cidr.as_str()?)).collect()
     }
 
-    async fn give_back(&self, ip: &str) {
+    pub(super) async fn give_back(&self, ip: &str) {
         if let Err(error) = self.reader.delete(&self.addresses, "", ip).await
             && !error.is_not_found()
         {
-            tracing::warn!(ip, %error, "an IPAddress could not be removed; the next start repairs it");
+            tracing::warn!(ip, %error, "an IPAddress could not be removed; the repair will");
+        }
+    }
+
+    async fn give_back_ports(&self, ports: &Ports) {
+        if ports.is_empty() {
+            return;
+        }
+        let done = self.ports.edit(|held| {
+            held.retain(|port| !ports.contains(port));
+            Ok(())
+        });
+        if let Err(error) = done.await {
+            tracing::warn!(?ports, %error, "node ports could not be given back; the repair will");
         }
     }
 
     /// Takes a stated address.
     async fn take(&self, ip: IpAddr, networks: &[IpRange], service: &Value, dry: bool) -> Result<(), String> {
-        let family = super::families::family_of(ip);
         if !networks.iter().any(|network| network.contains(ip)) {
-            let valid: Vec<&str> = networks.iter().filter(|n| n.family() == family).map(IpRange::text).collect();
-            let valid = valid.join(",");
-            return Err(format!(
-                "the provided network does not match the current range: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {valid}"
-            ));
+            // Inside of a network, but its first or last address: upstream names the range then.
+            return Err(match networks.iter().find(|network| network.spans(ip)) {
+                Some(network) => format!(
+                    "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                    network.text()
+                ),
+                None => "the provided network does not match the current range".to_owned(),
+            });
         }
         const TAKEN: &str = "provided IP is already allocated";
         if dry {
@@ -188,96 +183,163 @@ impl Inner {
         Err(failed("range is full"))
     }
 
-    /// Works on the set of used ports.
-    fn with_ports<T>(&self, work: impl FnOnce(&mut BTreeSet<u16>) -> T) -> T {
-        let mut used = self.used.lock();
-        let used = used.get_or_insert_with(|| {
-            self.reader.list(&self.services, None).iter().flat_map(|service| held_ports(service)).collect()
-        });
-        work(used)
-    }
-
-    fn take_port(&self, stated: i64, path: &FieldPath<'_>, service: &Value) -> Result<u16, ApiError> {
-        let PortRange { first, last } = self.ports;
-        if !self.ports.contains(stated) {
-            let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
-            return Err(invalid(service, FieldError::invalid(path, stated, why)));
+    /// Gives back what nobody holds, after a request that ended without saying whether its Service was stored.
+    async fn reclaim(&self, namespace: String, name: String, ips: Vec<IpAddr>, ports: Ports) {
+        self.clock.sleep(IN_FLIGHT).await;
+        let service = match self.reader.fetch(&self.services, &namespace, &name).await {
+            Ok(service) => service,
+            Err(error) => {
+                tracing::warn!(namespace, name, %error, "what a broken off write had taken is left to the repair");
+                return;
+            }
+        };
+        let holds = service.as_deref().map(held_ips).unwrap_or_default();
+        for ip in ips.into_iter().filter(|ip| !holds.contains(ip)) {
+            let text = ip.to_string();
+            let parent = self.reader.get(&self.addresses, "", &text);
+            let ours = parent.is_some_and(|address| {
+                address.str_at(&["spec", "parentRef", "namespace"]) == namespace
+                    && address.str_at(&["spec", "parentRef", "name"]) == name
+            });
+            if ours {
+                self.give_back(&text).await;
+            }
         }
-        let port = u16::try_from(stated).unwrap_or(0);
-        if self.with_ports(|used| used.insert(port)) {
-            Ok(port)
-        } else {
-            Err(invalid(service, FieldError::invalid(path, stated, "provided port is already allocated")))
+        if ports.is_empty() {
+            return;
         }
-    }
-
-    fn take_next_port(&self) -> Result<u16, ApiError> {
-        let taken = self.with_ports(|used| self.ports.candidates(random()).find(|port| used.insert(*port)));
-        taken.ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))
+        let held: Ports =
+            self.reader.list(&self.services, None).iter().flat_map(|service| held_ports(service)).collect();
+        self.give_back_ports(&ports.difference(&held).copied().collect()).await;
     }
 }
 
-/// What one write has taken and what it will give back.
+/// Whether a service network may be used (`isReady`): unless its condition says no.
+fn is_ready(network: &Value) -> bool {
+    let conditions = network.items_at(&["status", "conditions"]);
+    let ready = conditions.iter().find(|condition| condition.text("type") == "Ready");
+    ready.is_none_or(|condition| condition.text("status") == "True")
+}
+
+/// What one write has taken and what it will give back. Dropped with anything left in it, it was broken off.
 struct Held {
     inner: Arc<Inner>,
+    namespace: String,
+    name: String,
     taken_ips: Vec<IpAddr>,
-    taken_ports: BTreeSet<u16>,
+    taken_ports: Ports,
     unneeded_ips: Vec<IpAddr>,
-    unneeded_ports: BTreeSet<u16>,
+    unneeded_ports: Ports,
     dry: bool,
 }
 
 impl Held {
-    async fn release(self, ips: Vec<IpAddr>, ports: BTreeSet<u16>) {
-        self.inner.with_ports(|used| used.retain(|port| !ports.contains(port)));
+    fn new(inner: &Arc<Inner>, service: &Value, dry: bool) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            namespace: service.str_at(&["metadata", "namespace"]).to_owned(),
+            name: service.str_at(&["metadata", "name"]).to_owned(),
+            taken_ips: Vec::new(),
+            taken_ports: Ports::new(),
+            unneeded_ips: Vec::new(),
+            unneeded_ports: Ports::new(),
+            dry,
+        }
+    }
+
+    /// Gives back one of the two halves; the other half is forgotten before, because it stays with its Service.
+    async fn settle(mut self, stored: bool) {
+        if stored {
+            self.taken_ips.clear();
+            self.taken_ports.clear();
+        } else {
+            self.unneeded_ips.clear();
+            self.unneeded_ports.clear();
+        }
         if self.dry {
             return;
         }
-        for ip in ips {
+        // An item leaves the list once it is given back: what is left when this is dropped half way is reclaimed.
+        while let Some(ip) = self.unneeded_ips.last().or(self.taken_ips.last()).copied() {
             self.inner.give_back(&ip.to_string()).await;
+            if self.unneeded_ips.pop().is_none() {
+                self.taken_ips.pop();
+            }
         }
+        let ports: Ports = self.unneeded_ports.union(&self.taken_ports).copied().collect();
+        self.inner.give_back_ports(&ports).await;
+        self.unneeded_ports.clear();
+        self.taken_ports.clear();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut ips = std::mem::take(&mut self.taken_ips);
+        ips.append(&mut self.unneeded_ips);
+        let mut ports = std::mem::take(&mut self.taken_ports);
+        ports.append(&mut self.unneeded_ports);
+        if self.dry || (ips.is_empty() && ports.is_empty()) {
+            return;
+        }
+        let (namespace, name) = (std::mem::take(&mut self.namespace), std::mem::take(&mut self.name));
+        tracing::debug!(namespace, name, ?ips, ?ports, "a write of a Service was broken off");
+        let inner = Arc::clone(&self.inner);
+        self.inner.supervisor.spawn_abortable("reclaim of a Service", OnFailure::Forget, async move {
+            inner.reclaim(namespace, name, ips, ports).await;
+        });
     }
 }
 
 impl Reservation for Held {
-    fn commit(mut self: Box<Self>) -> HookFuture<'static, ()> {
-        let (ips, ports) = (std::mem::take(&mut self.unneeded_ips), std::mem::take(&mut self.unneeded_ports));
-        Box::pin(self.release(ips, ports))
+    fn commit(self: Box<Self>) -> HookFuture<'static, ()> {
+        Box::pin(self.settle(true))
     }
-    fn roll_back(mut self: Box<Self>) -> HookFuture<'static, ()> {
-        let (ips, ports) = (std::mem::take(&mut self.taken_ips), std::mem::take(&mut self.taken_ports));
-        Box::pin(self.release(ips, ports))
+    fn roll_back(self: Box<Self>) -> HookFuture<'static, ()> {
+        Box::pin(self.settle(false))
     }
 }
 
 impl ServiceAllocator {
+    /// Allocates in a task of its own, which is done when the request is already gone: then its answer is dropped, and
+    /// with it what it holds. So it is always known what was taken.
     async fn begin(
         &self,
         context: &RequestContext,
         service: &mut Value,
         old: Option<&Value>,
     ) -> Result<Box<dyn Reservation>, ApiError> {
-        let inner = &self.inner;
-        let mut held = Held {
-            inner: Arc::clone(inner),
-            taken_ips: Vec::new(),
-            taken_ports: BTreeSet::new(),
-            unneeded_ips: Vec::new(),
-            unneeded_ports: BTreeSet::new(),
-            dry: context.dry_run,
-        };
+        let (own, dry) = (Arc::clone(&self.inner), context.dry_run);
+        let (mut candidate, old) = (service.clone(), old.cloned());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.inner.supervisor.spawn_abortable("allocation of a Service", OnFailure::Forget, async move {
+            let taken = own.allocate(&mut candidate, old.as_ref(), dry).await;
+            // Nobody there to hear it: dropping it gives back what was taken.
+            drop(tell.send(taken.map(|held| (candidate, held))));
+        });
+        let (allocated, held) =
+            told.await.map_err(|_| ApiError::service_unavailable("the server is shutting down"))??;
+        *service = allocated;
+        Ok(held)
+    }
+}
+
+impl Inner {
+    async fn allocate(
+        self: &Arc<Self>,
+        service: &mut Value,
+        old: Option<&Value>,
+        dry: bool,
+    ) -> Result<Box<Held>, ApiError> {
         if let Some(old) = old {
             service::patch_allocated_values(service, old);
         }
         normalize_cluster_ips(service, old);
-        if let Some(old) = old {
-            trim_for_downgrade(service, old);
-        }
-        let mut networks = inner.networks();
+        let mut networks = self.networks();
         if networks.is_empty() {
             // The cache may lag behind a network that was just made; a consistent read brings it up.
-            inner.reader.fetch(&inner.networks, "", "kubernetes").await?;
-            networks = inner.networks();
+            self.reader.fetch(&self.networks, "", "kubernetes").await?;
+            networks = self.networks();
         }
         let mut families: Vec<&'static str> = Vec::new();
         for network in &networks {
@@ -288,129 +350,224 @@ impl ServiceAllocator {
         init_ip_family_fields(service, old, &families).map_err(|errors| {
             ApiError::invalid(&GroupKind::new("", "Service"), service.str_at(&["metadata", "name"]), &errors)
         })?;
-        let done = match self.take_ips(&mut held, service, old, &networks).await {
-            Ok(()) => take_ports(&mut held, service, old),
+        let mut held = Box::new(Held::new(self, service, dry));
+        let done = match take_ips(&mut held, service, old, &networks).await {
+            Ok(()) => take_ports(&mut held, service, old).await,
             Err(error) => Err(error),
         };
         if let Err(error) = done {
-            Box::new(held).roll_back().await;
+            held.roll_back().await;
             return Err(error);
         }
-        Ok(Box::new(held))
-    }
-
-    async fn take_ips(
-        &self,
-        held: &mut Held,
-        service: &mut Value,
-        old: Option<&Value>,
-        networks: &[IpRange],
-    ) -> Result<(), ApiError> {
-        let had = old.map(held_ips).unwrap_or_default();
-        if !service::has_cluster_ip(service) {
-            held.unneeded_ips = had;
-            return Ok(());
-        }
-        let stated: Vec<String> =
-            service.items_at(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        if stated.first().is_some_and(|ip| ip == HEADLESS) {
-            held.unneeded_ips = had;
-            return Ok(());
-        }
-        let mut all: Vec<String> = Vec::new();
-        let families: Vec<String> =
-            service.items_at(&["spec", "ipFamilies"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        let path = FieldPath::new("spec");
-        let list = path.child("clusterIPs");
-        for (index, family) in families.iter().enumerate() {
-            match stated.get(index).filter(|ip| !ip.is_empty()) {
-                None => {
-                    let ip = self.inner.take_next(family, networks, service, held.dry).await?;
-                    held.taken_ips.push(ip);
-                    all.push(ip.to_string());
-                }
-                Some(text) => {
-                    let Some(ip) = parse_ip_sloppy(text) else { continue };
-                    if !had.contains(&ip) {
-                        self.inner.take(ip, networks, service, held.dry).await.map_err(|why| {
-                            let detail = format!("failed to allocate IP {ip}: {why}");
-                            invalid(service, FieldError::invalid(&list.index(index), text.as_str(), detail))
-                        })?;
-                        held.taken_ips.push(ip);
-                    }
-                    all.push(text.clone());
-                }
-            }
-        }
-        held.unneeded_ips = had.into_iter().filter(|ip| !all.contains(&ip.to_string())).collect();
-        let spec = service.make("spec");
-        if let Some(first) = all.first().cloned() {
-            spec.set("clusterIP", first);
-            spec.set("clusterIPs", all);
-        }
-        Ok(())
+        Ok(held)
     }
 }
 
-fn take_ports(held: &mut Held, service: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+async fn take_ips(
+    held: &mut Held,
+    service: &mut Value,
+    old: Option<&Value>,
+    networks: &[IpRange],
+) -> Result<(), ApiError> {
     let inner = Arc::clone(&held.inner);
-    let had = old.map(held_ports).unwrap_or_default();
+    let had = old.map(held_ips).unwrap_or_default();
+    let stated = service.items_at(&["spec", "clusterIPs"]).to_vec();
+    if !service::has_cluster_ip(service) || stated.first().is_some_and(|ip| ip.as_str() == Some(HEADLESS)) {
+        held.unneeded_ips = had;
+        return Ok(());
+    }
+    let mut all: Vec<String> = Vec::new();
+    let families: Vec<String> =
+        service.items_at(&["spec", "ipFamilies"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let path = FieldPath::new("spec");
-    if service::has_node_ports(service) {
-        let allocate = service.str_at(&["spec", "type"]) == "NodePort"
-            || service.at(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool) != Some(false);
-        let list = path.child("ports");
-        // A number that serves two protocols of one Service is taken once.
-        let mut shared: Vec<(i64, String, i64)> = Vec::new();
-        for index in 0..service.items_at(&["spec", "ports"]).len() {
-            let port = &service.items_at(&["spec", "ports"])[index];
-            let stated = port.int("nodePort").unwrap_or(0);
-            let (number, protocol) = (port.int("port").unwrap_or(0), port.text("protocol").to_owned());
-            let chosen = if stated != 0 {
-                let held_already =
-                    u16::try_from(stated).is_ok_and(|port| had.contains(&port) || held.taken_ports.contains(&port));
-                if !held_already {
-                    let port = inner.take_port(stated, &list.index(index).child("nodePort"), service)?;
-                    held.taken_ports.insert(port);
+    for (index, family) in families.iter().enumerate() {
+        match stated.get(index).and_then(Value::as_str).filter(|ip| !ip.is_empty()) {
+            None => {
+                let ip = inner.take_next(family, networks, service, held.dry).await?;
+                held.taken_ips.push(ip);
+                all.push(ip.to_string());
+            }
+            Some(text) => {
+                let Some(ip) = parse_ip_sloppy(text) else { continue };
+                if !had.contains(&ip) {
+                    inner.take(ip, networks, service, held.dry).await.map_err(|why| {
+                        let detail = format!("failed to allocate IP {text}: {why}");
+                        let shown = Value::Array(stated.clone());
+                        invalid(service, FieldError::invalid(&path.child("clusterIPs"), shown, detail))
+                    })?;
+                    held.taken_ips.push(ip);
                 }
-                stated
-            } else if allocate {
-                let twin = shared.iter().find(|(port, other, _)| *port == number && *other != protocol);
-                match twin.map(|(_, _, node_port)| *node_port) {
-                    Some(node_port) => node_port,
-                    None => {
-                        let port = inner.take_next_port()?;
-                        held.taken_ports.insert(port);
-                        i64::from(port)
-                    }
-                }
-            } else {
-                continue;
-            };
-            shared.push((number, protocol, chosen));
-            let mut position = 0;
-            service.make("spec").each("ports", |port| {
-                if position == index {
-                    port.set("nodePort", chosen);
-                }
-                position += 1;
-            });
+                all.push(text.to_owned());
+            }
         }
     }
-    if service::needs_health_check(service) {
-        let stated = service.at(&["spec", "healthCheckNodePort"]).and_then(Value::as_int).unwrap_or(0);
-        let port = match stated {
-            0 => Some(inner.take_next_port()?),
-            stated if u16::try_from(stated).is_ok_and(|port| had.contains(&port)) => None,
-            stated => Some(inner.take_port(stated, &path.child("healthCheckNodePort"), service)?),
+    let keeps: Vec<IpAddr> = all.iter().filter_map(|ip| parse_ip_sloppy(ip)).collect();
+    held.unneeded_ips = had.into_iter().filter(|ip| !keeps.contains(ip)).collect();
+    let spec = service.make("spec");
+    if let Some(first) = all.first().cloned() {
+        spec.set("clusterIP", first);
+        spec.set("clusterIPs", all);
+    }
+    Ok(())
+}
+
+/// Takes all ports of a Service in one write of the store, when it wants any.
+async fn take_ports(held: &mut Held, service: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let had = old.map(held_ports).unwrap_or_default();
+    if service::has_node_ports(service) || service::needs_health_check(service) {
+        let inner = Arc::clone(&held.inner);
+        let ports = &inner.ports;
+        let (range, seed) = (ports.range(), random());
+        let mut decide = |used: &mut Ports| {
+            let before = used.clone();
+            let mut candidate = service.clone();
+            allocate_ports(used, range, seed, &mut candidate, old)?;
+            let taken: Ports = used.difference(&before).copied().collect();
+            Ok((candidate, taken))
         };
-        if let Some(port) = port {
-            held.taken_ports.insert(port);
-            service.make("spec").set("healthCheckNodePort", i64::from(port));
-        }
+        let (decided, taken) =
+            if held.dry { ports.try_out(&mut decide).await? } else { ports.edit(&mut decide).await? };
+        held.taken_ports = taken;
+        *service = decided;
     }
     let keeps = held_ports(service);
     held.unneeded_ports = had.into_iter().filter(|port| !keeps.contains(port)).collect();
+    Ok(())
+}
+
+/// `initNodePorts`, `updateNodePorts` and `updateHealthCheckNodePort`, without releases: what is used grows only.
+fn allocate_ports(
+    used: &mut Ports,
+    range: PortRange,
+    seed: u64,
+    service: &mut Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
+    if service::has_node_ports(service) {
+        match old {
+            None => init_node_ports(used, range, seed, service)?,
+            Some(old) => update_node_ports(used, range, seed, service, old)?,
+        }
+    }
+    if service::needs_health_check(service) && !old.is_some_and(service::needs_health_check) {
+        let stated = service.at(&["spec", "healthCheckNodePort"]).and_then(Value::as_int).unwrap_or(0);
+        if stated != 0 {
+            node_ports::take(used, range, stated).map_err(|why| {
+                ApiError::internal(format!("failed to allocate requested HealthCheck NodePort {stated}: {why}"))
+            })?;
+        } else {
+            let port = node_ports::take_next(used, range, seed)
+                .map_err(|why| ApiError::internal(format!("failed to allocate a HealthCheck NodePort 0: {why}")))?;
+            service.make("spec").set("healthCheckNodePort", i64::from(port));
+        }
+    }
+    Ok(())
+}
+
+/// A Service's port as allocation sees it.
+struct Port {
+    number: i64,
+    protocol: String,
+    node_port: i64,
+}
+
+fn ports_of(service: &Value) -> Vec<Port> {
+    let read = |port: &Value| Port {
+        number: port.int("port").unwrap_or(0),
+        protocol: port.text("protocol").to_owned(),
+        node_port: port.int("nodePort").unwrap_or(0),
+    };
+    service.items_at(&["spec", "ports"]).iter().map(read).collect()
+}
+
+fn set_node_ports(service: &mut Value, ports: &[Port]) {
+    let mut decided = ports.iter();
+    service.make("spec").each("ports", |port| {
+        if let Some(Port { node_port, .. }) = decided.next().filter(|port| port.node_port != 0) {
+            port.set("nodePort", *node_port);
+        }
+    });
+}
+
+/// `shouldAllocateNodePorts`.
+fn allocates(service: &Value) -> bool {
+    service.str_at(&["spec", "type"]) == "NodePort"
+        || service.at(&["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool) != Some(false)
+}
+
+fn take_stated(used: &mut Ports, range: PortRange, service: &Value, index: usize, port: i64) -> Result<(), ApiError> {
+    node_ports::take(used, range, port).map_err(|why| {
+        let path = FieldPath::new("spec");
+        let path = path.child("ports");
+        let path = path.index(index);
+        invalid(service, FieldError::invalid(&path.child("nodePort"), port, why))
+    })
+}
+
+fn take_any(used: &mut Ports, range: PortRange, seed: u64) -> Result<i64, ApiError> {
+    let taken = node_ports::take_next(used, range, seed);
+    taken.map(i64::from).map_err(|why| ApiError::internal(format!("failed to allocate a nodePort: {why}")))
+}
+
+/// A new Service: a port that occurs with several protocols gets one node port, which any of them may name.
+fn init_node_ports(used: &mut Ports, range: PortRange, seed: u64, service: &mut Value) -> Result<(), ApiError> {
+    let mut ports = ports_of(service);
+    let mut chosen: Vec<(i64, i64)> = Vec::new();
+    for index in 0..ports.len() {
+        let Port { number, node_port, .. } = ports[index];
+        if node_port == 0 && !allocates(service) {
+            continue;
+        }
+        match chosen.iter().find(|(port, _)| *port == number).map(|(_, node_port)| *node_port) {
+            None => {
+                let named = ports.iter().find(|port| port.number == number && port.node_port != 0);
+                let node_port = match named.map(|port| port.node_port) {
+                    Some(named) => {
+                        take_stated(used, range, service, index, named)?;
+                        named
+                    }
+                    None => take_any(used, range, seed)?,
+                };
+                ports[index].node_port = node_port;
+                chosen.push((number, node_port));
+            }
+            Some(shared) if node_port == 0 => ports[index].node_port = shared,
+            Some(shared) if shared != node_port => take_stated(used, range, service, index, node_port)?,
+            Some(_) => {}
+        }
+    }
+    set_node_ports(service, &ports);
+    Ok(())
+}
+
+/// A changed Service keeps what it holds; each port that names none gets one of its own.
+fn update_node_ports(
+    used: &mut Ports,
+    range: PortRange,
+    seed: u64,
+    service: &mut Value,
+    old: &Value,
+) -> Result<(), ApiError> {
+    let had: Vec<i64> = ports_of(old).iter().map(|port| port.node_port).filter(|port| *port != 0).collect();
+    let mut ports = ports_of(service);
+    let mut seen: Vec<(String, i64)> = Vec::new();
+    for index in 0..ports.len() {
+        let stated = ports[index].node_port;
+        if stated == 0 && !allocates(service) {
+            continue;
+        }
+        if stated == 0 {
+            ports[index].node_port = take_any(used, range, seed)?;
+        } else if !had.contains(&stated) && !seen.iter().any(|(_, other)| *other == stated) {
+            take_stated(used, range, service, index, stated)?;
+        }
+        let port = (ports[index].protocol.clone(), ports[index].node_port);
+        if seen.contains(&port) {
+            return Err(ApiError::internal(format!("duplicate nodePort: {{{} {}}}", port.0, port.1)));
+        }
+        seen.push(port);
+    }
+    set_node_ports(service, &ports);
     Ok(())
 }
 
@@ -431,15 +588,9 @@ impl WriteHooks for ServiceAllocator {
         Box::pin(self.begin(context, object, Some(old)))
     }
     fn after_delete<'a>(&'a self, context: &'a RequestContext, object: &'a Value) -> HookFuture<'a, ()> {
-        Box::pin(async move {
-            if context.dry_run {
-                return;
-            }
-            let ports = held_ports(object);
-            self.inner.with_ports(|used| used.retain(|port| !ports.contains(port)));
-            for ip in held_ips(object) {
-                self.inner.give_back(&ip.to_string()).await;
-            }
-        })
+        let mut held = Held::new(&self.inner, object, context.dry_run);
+        held.unneeded_ips = held_ips(object);
+        held.unneeded_ports = held_ports(object);
+        Box::pin(held.settle(true))
     }
 }

@@ -40,20 +40,6 @@ pub(crate) fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// `trimFieldsForDualStackDowngrade`: asking for a single stack gives up the second address and family.
-pub(crate) fn trim_for_downgrade(service: &mut Value, old: &Value) {
-    let policy = |service: &Value| service.str_at(&["spec", "ipFamilyPolicy"]).to_owned();
-    if policy(old) == "SingleStack" || policy(old).is_empty() || policy(service) != "SingleStack" {
-        return;
-    }
-    for (field, key) in [("clusterIPs", "clusterIPs"), ("ipFamilies", "ipFamilies")] {
-        let now = service.items_at(&["spec", field]).to_vec();
-        if now.len() == 2 && now == old.items_at(&["spec", field]) {
-            service.make("spec").set(key, now[..1].to_vec());
-        }
-    }
-}
-
 /// Fills policy and families. `cluster`: the families that the cluster has, its primary one first.
 pub(crate) fn init_ip_family_fields(
     service: &mut Value,
@@ -65,95 +51,213 @@ pub(crate) fn init_ip_family_fields(
     {
         return Ok(());
     }
+    let headless = service.str_at(&["spec", "clusterIP"]) == HEADLESS;
+    let selectorless = !service.get("spec").is_some_and(|spec| spec.has_some("selector"));
+    let policy = match (service.str_at(&["spec", "ipFamilyPolicy"]), old.map(policy_of)) {
+        ("", Some(old)) if !old.is_empty() => old.to_owned(),
+        ("", _) if headless && selectorless => "RequireDualStack".to_owned(),
+        ("", _) => "SingleStack".to_owned(),
+        (own, _) => own.to_owned(),
+    };
+    service.make("spec").set("ipFamilyPolicy", policy.as_str());
     let mut errors = ErrorList::new();
     cluster_ips(&mut errors, service);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let default = cluster.first().copied().unwrap_or("IPv4");
-    let ips = service.items_at(&["spec", "clusterIPs"]).to_vec();
-    let headless = ips.first().and_then(Value::as_str) == Some(HEADLESS);
-    let selectorless = !service.get("spec").is_some_and(|spec| spec.has_some("selector"));
-    if headless && selectorless {
-        let spec = service.make("spec");
-        spec.fill("ipFamilyPolicy", "RequireDualStack");
-        if !spec.has_some("ipFamilies") {
-            spec.set("ipFamilies", list![default]);
+    let path = FieldPath::new("spec");
+    let policy_path = path.child("ipFamilyPolicy");
+    let single = policy == "SingleStack";
+    let names = |service: &Value, field: &str| service.items_at(&["spec", field]).to_vec();
+    if let Some(old) = old {
+        for (field, secondary) in [("clusterIPs", "secondary cluster IP"), ("ipFamilies", "secondary IP family")] {
+            let (now, before) = (names(service, field), names(old, field));
+            if single && now == before && now.len() > 1 {
+                let key = if field == "clusterIPs" { "clusterIPs" } else { "ipFamilies" };
+                service.make("spec").set(key, now[..1].to_vec());
+            } else if !single && !now.is_empty() && now.len() < before.len() {
+                errors.invalid(
+                    &policy_path,
+                    policy.as_str(),
+                    format!("must be 'SingleStack' to release the {secondary}"),
+                );
+            }
         }
-        add_second_family(spec);
-        return Ok(());
+    }
+    if single {
+        for (field, words) in [("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families")] {
+            if names(service, field).len() == 2 {
+                let detail =
+                    format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {words} are specified");
+                errors.invalid(&policy_path, policy.as_str(), detail);
+            }
+        }
     }
     // Addresses that the client names say which families it means.
+    let ips = names(service, "clusterIPs");
     let mut families: Vec<String> =
-        service.items_at(&["spec", "ipFamilies"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    for (index, ip) in ips.iter().filter_map(Value::as_str).enumerate() {
-        if let Some(ip) = parse_ip_sloppy(ip)
-            && index >= families.len()
-        {
-            families.push(family_of(ip).to_owned());
-        }
-    }
-    let path = FieldPath::new("spec");
-    let policy = service.str_at(&["spec", "ipFamilyPolicy"]).to_owned();
-    if ips.len() == 2 || families.len() == 2 {
-        match policy.as_str() {
-            "" => errors.required(
-                &path.child("ipFamilyPolicy"),
-                "must be specified as 'PreferDualStack' or 'RequireDualStack' when multiple 'clusterIPs' or 'ipFamilies' are specified",
-            ),
-            "SingleStack" => errors.invalid(
-                &path.child("ipFamilyPolicy"),
-                policy.as_str(),
-                "must be 'RequireDualStack' or 'PreferDualStack' when multiple 'clusterIPs' or 'ipFamilies' are specified",
-            ),
-            _ => {}
-        }
-    }
-    if policy == "RequireDualStack" && cluster.len() < 2 {
-        let detail = "this cluster is not configured for dual-stack services";
-        errors.invalid(&path.child("ipFamilyPolicy"), policy.as_str(), detail);
-    }
-    for (index, family) in families.iter().enumerate() {
-        if !cluster.contains(&family.as_str()) {
-            errors.invalid(&path.child("ipFamilies").index(index), family.as_str(), "not configured on this cluster");
+        names(service, "ipFamilies").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    for (index, ip) in ips.iter().filter_map(Value::as_str).take_while(|ip| *ip != HEADLESS).enumerate() {
+        let Some(family) = parse_ip_sloppy(ip).map(family_of).filter(|_| index >= families.len()) else { continue };
+        if cluster.contains(&family) {
+            families.push(family.to_owned());
+        } else {
+            let detail = format!("{family} is not configured on this cluster");
+            errors.invalid(&path.child("clusterIPs").index(index), ips.clone(), detail);
         }
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    if families.is_empty() {
-        families.push(default.to_owned());
+    let default = cluster.first().copied().unwrap_or("IPv4");
+    if headless && selectorless {
+        // Families that the cluster has not are fine: the Service's endpoints are made by somebody else.
+        if families.is_empty() {
+            families.push(default.to_owned());
+        }
+    } else {
+        if policy == "RequireDualStack" && cluster.len() < 2 {
+            let detail = "this cluster is not configured for dual-stack services";
+            errors.invalid(&policy_path, policy.as_str(), detail);
+        }
+        for (index, family) in families.iter().enumerate() {
+            if !cluster.contains(&family.as_str()) {
+                let path = path.child("ipFamilies");
+                errors.invalid(&path.index(index), family.as_str(), "not configured on this cluster");
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        if families.is_empty() {
+            families.push(default.to_owned());
+        }
     }
-    let spec = service.make("spec");
-    spec.set("ipFamilies", families);
-    spec.fill("ipFamilyPolicy", "SingleStack");
-    if cluster.len() > 1 {
-        add_second_family(spec);
+    if !single
+        && (cluster.len() > 1 || (headless && selectorless))
+        && let [only] = families.as_slice()
+    {
+        let second = other(only).to_owned();
+        families.push(second);
     }
+    service.make("spec").set("ipFamilies", families);
     Ok(())
 }
 
-fn add_second_family(spec: &mut Value) {
-    if spec.text("ipFamilyPolicy") == "SingleStack" {
-        return;
-    }
-    let mut families = spec.items("ipFamilies").to_vec();
-    if let [only] = families.as_slice() {
-        let second = other(only.as_str().unwrap_or(""));
-        families.push(second.into());
-        spec.set("ipFamilies", families);
-    }
+fn policy_of(service: &Value) -> &str {
+    service.str_at(&["spec", "ipFamilyPolicy"])
 }
 
 /// A service that prefers two stacks is not changed behind its owner's back when the cluster gains or loses one.
 fn keeps_prefer_dual_stack(service: &Value, old: &Value) -> bool {
-    let prefers = |service: &Value| {
-        service.str_at(&["spec", "ipFamilyPolicy"]) == "PreferDualStack"
-            && service.str_at(&["spec", "type"]) != "ExternalName"
-    };
-    prefers(service)
-        && prefers(old)
+    let kind = |service: &Value| service.str_at(&["spec", "type"]).to_owned();
+    kind(service) == kind(old)
+        && policy_of(service) == "PreferDualStack"
+        && matches!(policy_of(old), "PreferDualStack" | "")
         && ["clusterIPs", "ipFamilies"]
             .iter()
             .all(|field| service.items_at(&["spec", field]) == old.items_at(&["spec", field]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use skiff_machinery::codec::json;
+
+    /// What a Service gets, as `policy families`, or the first mistake.
+    fn filled(service: &str, old: Option<&str>, cluster: &[&'static str]) -> String {
+        let mut service = json::from_str(service).unwrap();
+        let old = old.map(|old| json::from_str(old).unwrap());
+        match init_ip_family_fields(&mut service, old.as_ref(), cluster) {
+            Err(errors) => errors[0].to_string(),
+            Ok(()) => {
+                let families = service.items_at(&["spec", "ipFamilies"]);
+                let families: Vec<&str> = families.iter().filter_map(Value::as_str).collect();
+                format!("{} {}", policy_of(&service), families.join(","))
+            }
+        }
+    }
+
+    #[test]
+    fn policies_and_families() {
+        const FOUR: &[&str] = &["IPv4"];
+        const DUAL: &[&str] = &["IPv6", "IPv4"];
+        let both = r#"{"spec":{"type":"ClusterIP","selector":{"a":"b"},"ipFamilyPolicy":"PreferDualStack","clusterIP":"fd00::1","clusterIPs":["fd00::1","10.0.0.1"],"ipFamilies":["IPv6","IPv4"]}}"#;
+        for (spec, old, cluster, expected) in [
+            (r#""type":"ClusterIP","selector":{"a":"b"}"#, None, FOUR, "SingleStack IPv4"),
+            (r#""type":"ClusterIP","selector":{"a":"b"}"#, None, DUAL, "SingleStack IPv6"),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilyPolicy":"PreferDualStack""#,
+                None,
+                FOUR,
+                "PreferDualStack IPv4",
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilyPolicy":"PreferDualStack""#,
+                None,
+                DUAL,
+                "PreferDualStack IPv6,IPv4",
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilyPolicy":"RequireDualStack","ipFamilies":["IPv4"]"#,
+                None,
+                DUAL,
+                "RequireDualStack IPv4,IPv6",
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilyPolicy":"RequireDualStack""#,
+                None,
+                FOUR,
+                r#"spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services"#,
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilies":["IPv6"]"#,
+                None,
+                FOUR,
+                r#"spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster"#,
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilies":["IPv6","IPv4"]"#,
+                None,
+                DUAL,
+                r#"spec.ipFamilyPolicy: Invalid value: "SingleStack": must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"#,
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"clusterIP":"fd00::1","clusterIPs":["fd00::1"]"#,
+                None,
+                FOUR,
+                r#"spec.clusterIPs[0]: Invalid value: ["fd00::1"]: IPv6 is not configured on this cluster"#,
+            ),
+            (
+                r#""type":"ClusterIP","clusterIP":"None","clusterIPs":["None"]"#,
+                None,
+                FOUR,
+                "RequireDualStack IPv4,IPv6",
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"clusterIP":"None","clusterIPs":["None"]"#,
+                None,
+                FOUR,
+                "SingleStack IPv4",
+            ),
+            // An update that does not say keeps the policy, and may not lose the second address by it.
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"clusterIP":"fd00::1","clusterIPs":["fd00::1"],"ipFamilies":["IPv6"]"#,
+                Some(both),
+                DUAL,
+                r#"spec.ipFamilyPolicy: Invalid value: "PreferDualStack": must be 'SingleStack' to release the secondary cluster IP"#,
+            ),
+            (
+                r#""type":"ClusterIP","selector":{"a":"b"},"ipFamilyPolicy":"SingleStack","clusterIP":"fd00::1","clusterIPs":["fd00::1","10.0.0.1"],"ipFamilies":["IPv6","IPv4"]"#,
+                Some(both),
+                DUAL,
+                "SingleStack IPv6",
+            ),
+        ] {
+            assert_eq!(filled(&format!("{{\"spec\":{{{spec}}}}}"), old, cluster), expected, "{spec}");
+        }
+        assert_eq!(filled(both, Some(both), FOUR), "PreferDualStack IPv6,IPv4", "nothing changes with the cluster");
+    }
 }

@@ -41,14 +41,21 @@ impl IpRange {
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
+    /// How far an address is from the network address; `None` outside of its family.
+    fn offset_of(&self, ip: IpAddr) -> Option<u128> {
+        match ip {
+            IpAddr::V4(ip) if self.four => u128::from(u32::from(ip)).checked_sub(self.base),
+            IpAddr::V6(ip) if !self.four => u128::from(ip).checked_sub(self.base),
+            _ => None,
+        }
+    }
     /// Whether it is a usable address of this range.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
-        let number = match ip {
-            IpAddr::V4(ip) if self.four => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) if !self.four => u128::from(ip),
-            _ => return false,
-        };
-        number > self.base && number - self.base <= self.size
+        self.offset_of(ip).is_some_and(|offset| (1..=self.size).contains(&offset))
+    }
+    /// Whether an address lies in this network, usable or not.
+    pub(crate) fn spans(&self, ip: IpAddr) -> bool {
+        self.offset_of(ip).is_some_and(|offset| offset <= self.size + u128::from(self.four))
     }
     /// Where the band begins from which the server picks.
     fn offset(&self) -> u128 {
@@ -94,6 +101,30 @@ impl Default for PortRange {
     }
 }
 
+/// `FIRST-LAST`, `FIRST+SIZE` or one port (`net.ParsePortRange`).
+impl std::str::FromStr for PortRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no range of ports: FIRST-LAST, FIRST+SIZE or one port");
+        let number = |text: &str| text.trim().parse::<u16>().map_err(|_| wrong());
+        let (first, last) = match (text.split_once('-'), text.split_once('+')) {
+            (Some((first, last)), _) => (number(first)?, number(last)?),
+            (None, Some((first, more))) => {
+                let first = number(first)?;
+                (first, first.checked_add(number(more)?).ok_or_else(wrong)?)
+            }
+            (None, None) => (number(text)?, number(text)?),
+        };
+        if first > last { Err(wrong()) } else { Ok(Self { first, last }) }
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 impl PortRange {
     /// Whether a port is in the range.
     pub(crate) fn contains(self, port: i64) -> bool {
@@ -133,6 +164,15 @@ mod tests {
         assert_eq!(ports.len(), 2768);
         assert_eq!(ports[0], 30_086);
         assert_eq!(ports[2767], 30_085);
+    }
+
+    #[test]
+    fn ranges_of_ports_are_read() {
+        let read = |text: &str| text.parse::<PortRange>().map(|range| range.to_string());
+        assert_eq!(read("30000-32767").unwrap(), "30000-32767");
+        assert_eq!(read("30000+767").unwrap(), "30000-30767");
+        assert_eq!(read("80").unwrap(), "80-80");
+        assert!(read("80-70").is_err() && read("a-b").is_err() && read("65535+1").is_err());
     }
 
     #[test]
