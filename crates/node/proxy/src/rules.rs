@@ -236,7 +236,8 @@ impl RuleSet {
         let address_port =
             (key_type::concat(&[side.kind(), key_type::INET_PROTO, key_type::INET_SERVICE]), side.len() + 8);
         let port = (key_type::concat(&[key_type::INET_PROTO, key_type::INET_SERVICE]), 8);
-        let chain_and_number = (key_type::concat(&[key_type::INTEGER; 5]), 20);
+        // As marks, the sixteen bytes and the number can be listed by `nft`.
+        let chain_and_number = (key_type::concat(&[key_type::MARK; 5]), 20);
         let endpoint =
             MapTo::Values { kind: key_type::concat(&[side.kind(), key_type::INET_SERVICE]), len: side.len() + 4 };
         for map in Map::all() {

@@ -100,7 +100,7 @@ pub enum HookPoint {
 
 /// Type numbers that `nft list` prints keys by. The kernel only stores them.
 pub mod key_type {
-    /// Unsigned number.
+    /// Unsigned number of any size. Not for a concatenation: without a size `nft list` cannot take it apart, and aborts.
     pub const INTEGER: u32 = 4;
     /// `ipv4_addr`.
     pub const IPV4: u32 = 7;
@@ -110,6 +110,8 @@ pub mod key_type {
     pub const INET_PROTO: u32 = 12;
     /// `inet_service`.
     pub const INET_SERVICE: u32 = 13;
+    /// `mark`: four bytes.
+    pub const MARK: u32 = 19;
 
     /// A concatenation.
     pub const fn concat(types: &[u32]) -> u32 {
