@@ -168,7 +168,8 @@ pub struct Options {
     pub server_name: Option<String>,
     /// How long dialling and handshake may take together.
     pub connect_timeout: Duration,
-    /// Idle HTTP/1.1 connections that are kept for each host.
+    /// Idle HTTP/1.1 connections that are kept for each host; 0: every request gets a connection of its own, and nothing
+    /// is remembered about hosts.
     pub max_idle: usize,
 }
 
@@ -280,6 +281,9 @@ impl Client {
     }
 
     async fn sender(&self, key: &PoolKey, uri: &Uri) -> Result<Sender, ClientError> {
+        if self.shared.options.max_idle == 0 {
+            return self.connect(key, uri, false).await;
+        }
         if let Some(sender) = self.pooled(key) {
             return Ok(sender);
         }
@@ -338,6 +342,9 @@ impl Client {
                     });
                     (error, unsent)
                 })?;
+                if self.shared.options.max_idle == 0 {
+                    return Ok(answer.map(Body::from));
+                }
                 // The connection is free again once the answer's body was read; a task waits for that.
                 let client = self.clone();
                 let key = key.clone();

@@ -8,6 +8,7 @@
 mod actions;
 mod api;
 mod kubelet;
+pub(crate) mod proxy;
 
 pub use api::Api;
 
@@ -26,6 +27,7 @@ use skiff_base::health::{Health, Part};
 use skiff_base::pki::Pki;
 use skiff_base::task::Supervisor;
 use skiff_machinery::{ApiError, Map};
+use skiff_net::client::{NoLocal, Resolve, SystemResolver};
 use skiff_net::server::{BindError, Server};
 use skiff_net::tls::{ClientTrust, Identity, TlsError};
 use skiff_store::Store;
@@ -150,6 +152,15 @@ pub fn apply_runtime_config(resources: &mut [Resource], config: &[(String, bool)
 impl ApiServer {
     /// Binds, reads the store, writes what a new cluster begins with.
     pub async fn build(config: ServerConfig, supervisor: &Supervisor) -> Result<Self, ServerError> {
+        Self::build_dialling(config, Arc::new(NoLocal(SystemResolver)), supervisor).await
+    }
+
+    /// The same with another idea of which addresses `proxy` of pods, Services and nodes may dial.
+    pub async fn build_dialling(
+        config: ServerConfig,
+        proxied: Arc<dyn Resolve>,
+        supervisor: &Supervisor,
+    ) -> Result<Self, ServerError> {
         let listener = skiff_net::server::bind(config.listen)?;
         let address = listener.local_addr().map_err(ServerError::Address)?;
         let pki = config.pki.clone();
@@ -215,7 +226,8 @@ impl ApiServer {
             clock: Arc::clone(&clock),
         };
         let mut actions = actions::actions(Arc::new(deciders));
-        kubelet::add(&mut actions, Arc::clone(&registry), &pki, supervisor)?;
+        let kubelets = kubelet::add(&mut actions, Arc::clone(&registry), &pki, supervisor)?;
+        proxy::add(&mut actions, Arc::clone(&registry), kubelets, proxied, supervisor)?;
         registry.set_actions(actions);
         let health = Arc::new(Health::new());
         let told = SocketAddr::new(config.advertise_address, address.port()).to_string();

@@ -606,7 +606,10 @@ impl Registry {
         let connection = self.connection(&format!("{}/{name}", scope.resource.name.resource))?;
         let info = Arc::clone(&request.context.info);
         let namespace = object_namespace(scope, &info.namespace);
-        let parent = self.get_entry(scope, namespace, &info.name, "").await?.tree(scope.cache.codec())?;
+        // `SCHEME:NAME:PORT` names the object NAME.
+        let asked = if name == "proxy" { crate::server::proxy::Asked::parse(&info.name) } else { None };
+        let object_name = asked.map_or(info.name.as_str(), |asked| asked.name);
+        let parent = self.get_entry(scope, namespace, object_name, "").await?.tree(scope.cache.codec())?;
         let mut attributes = crate::admission::Attributes {
             context: &request.context,
             resource: &scope.resource,

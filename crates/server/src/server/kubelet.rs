@@ -1,9 +1,7 @@
-//! Streams to the kubelet of a pod's node: logs, exec, attach, port forwarding, and a node's own paths.
+//! Streams to the kubelet of a pod's node: logs, exec, attach, port forwarding.
 //!
 //! Mirrors `pkg/registry/core/pod/strategy.go` (`LogLocation`, `streamLocation`) and `pkg/kubelet/client`. The kubelet is
 //! known by the cluster's CA and knows this server by its client certificate; no credential of the caller is passed on.
-//!
-//! Not here yet: `proxy` of pods and services.
 
 use crate::admission::Reader;
 use crate::front::ApiRequest;
@@ -11,7 +9,7 @@ use crate::kinds::Resource;
 use crate::registry::Registry;
 use crate::registry::action::{Actions, Connect, ConnectFuture};
 use crate::request::Query;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use skiff_base::pki::Pki;
@@ -32,9 +30,9 @@ const KUBELET_PORT: i64 = 10250;
 const ADDRESS_TYPES: [&str; 5] = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
 
 /// Reaches kubelets.
-struct Kubelets {
+pub(super) struct Kubelets {
     registry: Arc<Registry>,
-    client: Client,
+    pub(super) client: Client,
     supervisor: Supervisor,
 }
 
@@ -45,7 +43,6 @@ enum Stream {
     Exec,
     Attach,
     PortForward,
-    NodeProxy,
 }
 
 struct Connection {
@@ -59,7 +56,7 @@ pub(super) fn add(
     registry: Arc<Registry>,
     pki: &Pki,
     supervisor: &Supervisor,
-) -> Result<(), TlsError> {
+) -> Result<Arc<Kubelets>, TlsError> {
     let pair = &pki.kubelet_client;
     let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
     let tls = client_config(&ServerTrust::Authority(pki.ca.as_bytes().to_vec()), Some(identity), false)?;
@@ -70,37 +67,39 @@ pub(super) fn add(
         ("pods/exec", Stream::Exec),
         ("pods/attach", Stream::Attach),
         ("pods/portforward", Stream::PortForward),
-        ("nodes/proxy", Stream::NodeProxy),
     ] {
         actions.connect.insert(name, Arc::new(Connection { stream, kubelets: Arc::clone(&kubelets) }));
     }
-    Ok(())
+    Ok(kubelets)
 }
 
 impl Connect for Connection {
     fn connect<'a>(&'a self, request: ApiRequest, _: &'a Resource, parent: Arc<Value>) -> ConnectFuture<'a> {
-        Box::pin(async move {
-            match self.stream {
-                Stream::NodeProxy => self.kubelets.node_proxy(request, &parent).await,
-                stream => self.kubelets.pod_stream(request, &parent, stream).await,
-            }
-        })
+        Box::pin(async move { self.kubelets.pod_stream(request, &parent, self.stream).await })
     }
 }
 
-/// `https://HOST:PORT` of a node's kubelet.
-fn kubelet_url(node: &Value) -> Result<String, ApiError> {
+/// The address under which a node is reached.
+pub(super) fn address(node: &Value) -> Result<&str, ApiError> {
     let addresses = node.items_at(&["status", "addresses"]);
     let address = ADDRESS_TYPES.iter().find_map(|ty| {
         let found = addresses.iter().find(|address| address.str_at(&["type"]) == *ty)?;
         Some(found.str_at(&["address"])).filter(|address| !address.is_empty())
     });
     let name = node.str_at(&["metadata", "name"]);
-    let address = address.ok_or_else(|| {
-        ApiError::internal(format!("no preferred addresses found; known addresses: [] of node {name}"))
-    })?;
+    address
+        .ok_or_else(|| ApiError::internal(format!("no preferred addresses found; known addresses: [] of node {name}")))
+}
+
+/// The kubelet's port.
+pub(super) fn port(node: &Value) -> i64 {
     let port = node.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).and_then(Value::as_int);
-    let port = port.filter(|port| *port > 0).unwrap_or(KUBELET_PORT);
+    port.filter(|port| *port > 0).unwrap_or(KUBELET_PORT)
+}
+
+/// `https://HOST:PORT` of a node's kubelet.
+fn kubelet_url(node: &Value) -> Result<String, ApiError> {
+    let (address, port) = (address(node)?, port(node));
     let host = match address.parse::<IpAddr>() {
         Ok(IpAddr::V6(address)) => format!("[{address}]"),
         _ => address.to_owned(),
@@ -199,7 +198,7 @@ impl Kubelets {
             Stream::Log => format!("/containerLogs/{at}/{}?{}", escaped(container(pod, asked)?), log_query(&query)?),
             Stream::Exec => format!("/exec/{at}/{}?{}", escaped(container(pod, asked)?), stream_query(&query)),
             Stream::Attach => format!("/attach/{at}/{}?{}", escaped(container(pod, asked)?), stream_query(&query)),
-            Stream::PortForward | Stream::NodeProxy => {
+            Stream::PortForward => {
                 let ports: Vec<String> = query
                     .all("ports")
                     .flat_map(|ports| ports.split(','))
@@ -232,7 +231,8 @@ impl Kubelets {
         if !parts.headers.contains_key(http::header::UPGRADE) {
             return Err(ApiError::bad_request("Upgrade request required"));
         }
-        strip(&mut parts.headers);
+        strip_credentials(&mut parts.headers);
+        parts.headers.remove(COOKIE);
         if let Some(authority) = uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
         {
@@ -252,40 +252,11 @@ impl Kubelets {
             Err(ProxyError::Client(error)) => Err(unreachable(node, &error)),
         }
     }
-
-    /// `/api/v1/nodes/NAME/proxy/...`: the kubelet's own paths.
-    async fn node_proxy(&self, request: ApiRequest, node: &Value) -> Result<Response<Body>, ApiError> {
-        let name = node.str_at(&["metadata", "name"]);
-        let rest = request.context.info.rest.clone();
-        let path: Vec<String> = rest.split('/').map(escaped).collect();
-        let query = request.parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let url = format!("{}/{}{query}", kubelet_url(node)?, path.join("/"));
-        if request.parts.headers.contains_key(http::header::UPGRADE) {
-            return self.upgrade(request, &url, name).await;
-        }
-        let mut parts = request.parts;
-        strip(&mut parts.headers);
-        for header in [CONNECTION, TRANSFER_ENCODING, HOST] {
-            parts.headers.remove(header);
-        }
-        parts.uri = url.parse().map_err(ApiError::internal)?;
-        parts.version = http::Version::HTTP_11;
-        let outgoing = Request::from_parts(parts, request.body);
-        let mut answer = self.client.send(outgoing).await.map_err(|error| unreachable(name, &error))?;
-        if answer.status().is_redirection() {
-            return Err(ApiError::internal(format!("the kubelet of {name} answered with a redirect")));
-        }
-        for header in [CONNECTION, TRANSFER_ENCODING] {
-            answer.headers_mut().remove(header);
-        }
-        Ok(answer)
-    }
 }
 
-/// Takes out what belongs to the caller alone.
-fn strip(headers: &mut http::HeaderMap) {
+/// Takes out what says who the caller is.
+pub(super) fn strip_credentials(headers: &mut http::HeaderMap) {
     headers.remove(AUTHORIZATION);
-    headers.remove(COOKIE);
     let impersonation: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().starts_with("impersonate-") || name.as_str().starts_with("x-remote-"))

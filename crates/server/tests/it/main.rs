@@ -7,5 +7,7 @@ mod custom;
 mod front;
 mod horizon;
 mod kubectl;
+mod proxy;
 mod services;
 mod verbs;
+mod whole;

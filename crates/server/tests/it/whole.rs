@@ -1,0 +1,165 @@
+//! A whole API server over a store in memory, spoken to by HTTP over TLS: what the black-box tests stand on.
+
+use crate::api::Answer;
+use http::Request;
+use http_body_util::BodyExt;
+use skiff_base::clock::SystemClock;
+use skiff_base::pki::{self, Pki, ServerNames};
+use skiff_base::task::Supervisor;
+use skiff_net::Body;
+use skiff_net::client::{Client, Options as ClientOptions, Resolve, ResolveFuture};
+use skiff_net::tls::{self, ServerTrust};
+use skiff_server::authn::{AnonymousAccess, token_file::TokenFile};
+use skiff_server::front;
+use skiff_server::kinds::core::ranges::PortRange;
+use skiff_server::registry::Limits;
+use skiff_server::server::{ApiServer, ServerConfig};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A running server.
+pub(crate) struct Whole {
+    pub(crate) address: SocketAddr,
+    pub(crate) pki: Pki,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) client: Client,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.supervisor.token().cancel();
+    }
+}
+
+/// Addresses of pods that do not exist, and where they really lead.
+#[derive(Clone, Default)]
+pub(crate) struct Fake(pub(crate) BTreeMap<String, SocketAddr>);
+
+impl Resolve for Fake {
+    fn resolve<'a>(&'a self, host: &'a str, _: u16) -> ResolveFuture<'a> {
+        let found = self.0.get(host).map(|address| vec![*address]);
+        Box::pin(std::future::ready(found.ok_or_else(|| std::io::Error::other("nobody is there"))))
+    }
+}
+
+/// What a test changes about the server.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) front: front::Options,
+    pub(crate) connections: skiff_net::server::Options,
+    pub(crate) proxied: Fake,
+}
+
+/// One request as a test writes it.
+pub(crate) struct Ask {
+    request: http::request::Builder,
+    body: Body,
+}
+
+impl Ask {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+    pub(crate) fn token(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+    pub(crate) fn body(mut self, kind: &str, body: impl Into<Vec<u8>>) -> Self {
+        self.body = Body::from(body.into());
+        if kind.is_empty() { self } else { self.header("content-type", kind) }
+    }
+}
+
+impl Whole {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = SystemClock::shared();
+        let supervisor = Supervisor::new("whole server");
+        let service_ip = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let names = ServerNames {
+            node_name: "test".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            service_ip,
+            addresses: vec![address],
+            names: Vec::new(),
+        };
+        let pki = pki::ensure(&directory.path().join("pki"), &names, skiff_base::clock::Clock::wall(&*clock)).unwrap();
+        let admission_clock = Arc::clone(&clock);
+        let config = ServerConfig {
+            store: skiff_store::testing::memory(),
+            pki: pki.clone(),
+            listen: SocketAddr::new(address, 0),
+            advertise_address: address,
+            service_cidrs: vec!["10.96.0.0/16".to_owned()],
+            node_ports: PortRange::default(),
+            kubernetes_service_ip: service_ip,
+            issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
+            audiences: Vec::new(),
+            token_file: Some(TokenFile::parse("root,root,0,system:masters\njane,jane,1").unwrap()),
+            anonymous: AnonymousAccess::health_only(),
+            runtime_config: Vec::new(),
+            limits: setup.limits,
+            front: setup.front,
+            connections: setup.connections,
+            admission: Box::new(move |registry| {
+                skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &admission_clock)
+            }),
+            clock,
+        };
+        let server = ApiServer::build_dialling(config, Arc::new(setup.proxied), &supervisor).await.unwrap();
+        let address = server.address();
+        server.spawn(&supervisor);
+        let trust = ServerTrust::Authority(pki.ca.clone().into_bytes());
+        let tls = Some(tls::client_config(&trust, None, false).unwrap());
+        let client = Client::new(ClientOptions { tls, ..ClientOptions::default() }, supervisor.clone());
+        Self { address, pki, supervisor, client, _directory: directory }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+
+    /// A request of nobody yet; most tests go on with `root`.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Ask {
+        Ask { request: Request::builder().method(method).uri(self.url(path)), body: Body::Empty }
+    }
+
+    pub(crate) fn root(&self, method: &str, path: &str) -> Ask {
+        self.ask(method, path).token("root")
+    }
+
+    /// Sends it and reads the whole answer.
+    pub(crate) async fn send(&self, ask: Ask) -> Answer {
+        let request = ask.request.body(ask.body).unwrap();
+        let sent = async {
+            let (parts, body) = self.client.send(request).await.unwrap().into_parts();
+            Answer {
+                status: parts.status.as_u16(),
+                headers: parts.headers,
+                body: body.collect().await.unwrap().to_bytes(),
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), sent).await.expect("an answer in time")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.root("GET", path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, json: &str) -> Answer {
+        self.send(self.root("POST", path).body("application/json", json)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, json: &str) -> Answer {
+        self.send(self.root("PUT", path).body("application/json", json)).await
+    }
+}
