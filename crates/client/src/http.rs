@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,16 @@ pub struct Kubeconfig {
     server: String,
     trust: ServerTrust,
     identity: Option<Arc<Identity>>,
-    token: Option<String>,
+    token: Token,
+}
+
+/// A bearer token.
+#[derive(Clone)]
+enum Token {
+    None,
+    Fixed(Arc<str>),
+    /// Read for each request: the kubelet replaces projected tokens before they end.
+    File(PathBuf),
 }
 
 fn named<'t>(tree: &'t Value, list: &str, name: &str, field: &str) -> Option<&'t Value> {
@@ -90,12 +99,13 @@ impl Kubeconfig {
             _ => return Err(content("a client certificate needs its key, and the other way round".to_owned())),
         };
         let token = match (user.str_at(&["token"]), user.str_at(&["tokenFile"])) {
-            ("", "") => None,
+            ("", "") => Token::None,
             ("", file) => {
-                let bytes = read(&path.parent().unwrap_or(Path::new("")).join(file))?;
-                Some(String::from_utf8_lossy(&bytes).trim().to_owned())
+                let file = path.parent().unwrap_or(Path::new("")).join(file);
+                read(&file)?;
+                Token::File(file)
             }
-            (token, _) => Some(token.to_owned()),
+            (token, _) => Token::Fixed(token.into()),
         };
         let server = cluster.str_at(&["server"]).trim_end_matches('/').to_owned();
         if !server.starts_with("https://") {
@@ -119,12 +129,26 @@ impl Kubeconfig {
         };
         let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
         let host = if host.contains(':') { format!("[{host}]") } else { host };
+        read("token")?;
         Ok(Self {
             server: format!("https://{host}:{port}"),
             trust: ServerTrust::Authority(read("ca.crt")?),
             identity: None,
-            token: Some(String::from_utf8_lossy(&read("token")?).trim().to_owned()),
+            token: Token::File(directory.join("token")),
         })
+    }
+
+    /// The authority (PEM) that the server's certificate is checked by; `None` when it is not checked.
+    pub fn authority(&self) -> Option<&[u8]> {
+        match &self.trust {
+            ServerTrust::Authority(pem) => Some(pem),
+            ServerTrust::DangerNobodyIsChecked => None,
+        }
+    }
+
+    /// The same server without a credential, for who brings another.
+    pub fn without_user(&self) -> Self {
+        Self { server: self.server.clone(), trust: self.trust.clone(), identity: None, token: Token::None }
     }
 
     /// Address of the API server.
@@ -144,19 +168,33 @@ impl Kubeconfig {
 struct HttpTransport {
     wire: Wire,
     server: String,
-    token: Option<String>,
+    token: Token,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the request cannot be written: {0}")]
 struct BadRequest(String);
 
+impl Token {
+    fn read(&self) -> Result<Option<String>, BadRequest> {
+        match self {
+            Self::None => Ok(None),
+            Self::Fixed(token) => Ok(Some(token.to_string())),
+            Self::File(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| BadRequest(format!("{}: {error}", path.display())))?;
+                Ok(Some(text.trim().to_owned()))
+            }
+        }
+    }
+}
+
 impl HttpTransport {
     fn address(&self, request: &mut http::Request<Body>) -> Result<(), BadRequest> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let uri = format!("{}{path}", self.server);
         *request.uri_mut() = uri.parse().map_err(|error| BadRequest(format!("{uri}: {error}")))?;
-        if let Some(token) = &self.token {
+        if let Some(token) = self.token.read()? {
             let mut value = http::HeaderValue::from_str(&format!("Bearer {token}"))
                 .map_err(|_| BadRequest("the token holds characters that no header can".to_owned()))?;
             value.set_sensitive(true);

@@ -8,23 +8,58 @@
 use crate::api::{Api, WriteOptions};
 use crate::backoff::jitter;
 use crate::error::ClientError;
+use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_machinery::{Map, Value, object};
 use std::time::{Duration, Instant};
 
-/// Upstream's defaults.
-pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How long a leader tries to renew before it gives up.
-pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often leader and candidates look.
-pub const RETRY_PERIOD: Duration = Duration::from_secs(2);
+/// How long things take; upstream's defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// `--leader-elect-lease-duration`: how long others wait for a holder that is silent.
+    pub lease_duration: Duration,
+    /// `--leader-elect-renew-deadline`: how long a leader tries to renew before it gives up.
+    pub renew_deadline: Duration,
+    /// `--leader-elect-retry-period`: how often leader and candidates look.
+    pub retry_period: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Timing {
+    /// Whether a leader is sure to know that it leads no more before another one begins
+    /// (`leaderelection.NewLeaderElector`).
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.lease_duration <= self.renew_deadline {
+            return Err("the lease duration has to be greater than the renew deadline");
+        }
+        if self.retry_period.is_zero() {
+            return Err("the retry period has to be greater than zero");
+        }
+        if self.renew_deadline <= self.retry_period.mul_f64(1.2) {
+            return Err("the renew deadline has to be greater than 1.2 times the retry period");
+        }
+        Ok(())
+    }
+}
 
 /// A candidate for one lease.
 pub struct LeaderElector {
     api: Api,
     name: String,
     identity: String,
+    timing: Timing,
     clock: SharedClock,
+    /// When the lease was renewed last, while this candidate leads.
+    renewed: Mutex<Option<Instant>>,
 }
 
 /// What a candidate last saw of the lease.
@@ -71,8 +106,35 @@ pub fn time(time: std::time::SystemTime) -> String {
 
 impl LeaderElector {
     /// A candidate named `identity` for the lease `name`; `leases` is the `leases` resource of its namespace.
-    pub fn new(leases: Api, name: &str, identity: &str, clock: SharedClock) -> Self {
-        Self { api: leases, name: name.to_owned(), identity: identity.to_owned(), clock }
+    pub fn new(leases: Api, name: &str, identity: &str, timing: Timing, clock: SharedClock) -> Self {
+        let (name, identity) = (name.to_owned(), identity.to_owned());
+        Self { api: leases, name, identity, timing, clock, renewed: Mutex::default() }
+    }
+
+    /// Name of the lease.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who this candidate is.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Whether this candidate leads.
+    pub fn is_leading(&self) -> bool {
+        self.renewed.lock().is_some()
+    }
+
+    /// Whether a leader has renewed its lease, or noticed that it could not, in time: one that did neither is stuck and
+    /// should be restarted (`leaderelection.HealthzAdaptor`, with its 20 seconds on top).
+    pub fn check(&self) -> Result<(), String> {
+        let Some(renewed) = *self.renewed.lock() else { return Ok(()) };
+        let silent = self.clock.now().saturating_duration_since(renewed);
+        if silent > self.timing.lease_duration + Duration::from_secs(20) {
+            return Err(format!("failed election to renew leadership on lease {}", self.name));
+        }
+        Ok(())
     }
 
     /// Waits until this candidate leads.
@@ -85,29 +147,39 @@ impl LeaderElector {
                 Err(error) => tracing::debug!(lease = self.name, %error, "leader election tries again"),
             }
             // A short first look-again: at start-up the API may be a moment away.
-            self.clock.sleep(jitter(if seen.is_some() { RETRY_PERIOD } else { RETRY_PERIOD / 20 }, 0.2)).await;
+            let period = self.timing.retry_period;
+            self.clock.sleep(jitter(if seen.is_some() { period } else { period / 20 }, 0.2)).await;
         }
     }
 
-    /// Renews until that has failed for [`RENEW_DEADLINE`]; leadership is then lost.
+    /// Renews until that has failed for the renew deadline; leadership is then lost.
     pub async fn hold(&self) {
         let mut renewed = self.clock.now();
         let mut seen = None;
         loop {
-            self.clock.sleep(RETRY_PERIOD).await;
-            match self.try_acquire(&mut seen).await {
+            self.clock.sleep(self.timing.retry_period).await;
+            // An answer that does not come must not keep a leader beyond its deadline.
+            let left = self.timing.renew_deadline.saturating_sub(self.clock.now().duration_since(renewed));
+            let outcome = tokio::select! {
+                outcome = self.try_acquire(&mut seen) => outcome,
+                () = self.clock.sleep(left) => break,
+            };
+            match outcome {
                 Ok(true) => renewed = self.clock.now(),
-                Ok(false) => return,
+                Ok(false) => break,
                 Err(error) => tracing::debug!(lease = self.name, %error, "lease renewal tries again"),
             }
-            if self.clock.now().duration_since(renewed) >= RENEW_DEADLINE {
-                return;
+            if self.clock.now().duration_since(renewed) >= self.timing.renew_deadline {
+                break;
             }
         }
+        *self.renewed.lock() = None;
     }
 
-    /// Gives the lease back, so that the next leader need not wait.
+    /// Gives the lease back, so that the next leader need not wait. To be called when nothing is left that acts as the
+    /// leader.
     pub async fn release(&self) -> Result<(), ClientError> {
+        *self.renewed.lock() = None;
         let Some(lease) = self.api.fetch_optional(&self.name).await? else { return Ok(()) };
         if lease.str_at(&["spec", "holderIdentity"]) != self.identity {
             return Ok(());
@@ -139,12 +211,10 @@ impl LeaderElector {
                 self.api.replace(&self.name, "", &self.claim(lease.as_ref(), transition), &options).await
             }
         };
-        match outcome {
-            Ok(_) => Ok(true),
-            // Somebody else was faster: look again.
-            Err(error) if error.is_conflict() || error.is_already_exists() => Err(error),
-            Err(error) => Err(error),
-        }
+        // A conflict: somebody else was faster, and the next look says who.
+        outcome?;
+        *self.renewed.lock() = Some(self.clock.now());
+        Ok(true)
     }
 
     /// The lease as this holder writes it.
@@ -166,7 +236,7 @@ impl LeaderElector {
             }
             spec.insert("leaseTransitions", transitions + i64::from(transition));
             spec.insert("holderIdentity", self.identity.as_str());
-            spec.insert("leaseDurationSeconds", i64::try_from(LEASE_DURATION.as_secs()).unwrap_or(15));
+            spec.insert("leaseDurationSeconds", i64::try_from(self.timing.lease_duration.as_secs()).unwrap_or(15));
             spec.insert("renewTime", now.as_str());
         }
         claimed
@@ -190,6 +260,18 @@ mod tests {
         assert_eq!(decide(Some(&lease("")), "me", Duration::ZERO), Decision::Take { transition: true });
         assert_eq!(decide(Some(&lease("other")), "me", short), Decision::Wait);
         assert_eq!(decide(Some(&lease("other")), "me", long), Decision::Take { transition: true });
+    }
+
+    #[test]
+    fn a_leader_must_know_before_the_next_begins() {
+        assert_eq!(Timing::default().check(), Ok(()));
+        let seconds = |lease, renew, retry| {
+            let [lease_duration, renew_deadline, retry_period] = [lease, renew, retry].map(Duration::from_secs);
+            Timing { lease_duration, renew_deadline, retry_period }.check()
+        };
+        assert!(seconds(10, 10, 2).is_err());
+        assert!(seconds(15, 2, 2).is_err());
+        assert!(seconds(15, 10, 0).is_err());
     }
 
     #[test]

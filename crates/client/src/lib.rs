@@ -9,11 +9,13 @@
 
 pub mod api;
 pub mod backoff;
+pub mod delegated;
 pub mod error;
 pub mod events;
 pub mod http;
 pub mod informer;
 pub mod leader;
+pub mod metrics;
 pub mod queue;
 pub mod transport;
 pub mod watch;
@@ -22,5 +24,6 @@ pub use api::{Api, Client, ListOptions, ListPage, Patch, Projection, Tree, Write
 pub use error::ClientError;
 pub use http::Kubeconfig;
 pub use informer::{Informer, InformerOptions, Store};
+pub use metrics::ClientMetrics;
 pub use queue::WorkQueue;
 pub use transport::Transport;

@@ -3,6 +3,7 @@
 //! A key is in work at most once at a time; added while in work, it comes back afterwards; added twice, it comes once.
 //! Failures are delayed exponentially, per key. Memory is bounded by the number of distinct keys.
 
+use crate::metrics::{ClientMetrics, QueueMetrics, QueueProbe, QueueState};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use std::cmp::Reverse;
@@ -30,13 +31,17 @@ struct Shared<K> {
     state: Mutex<State<K>>,
     changed: Notify,
     clock: SharedClock,
+    metrics: Option<QueueMetrics>,
 }
 
 struct State<K> {
     ready: VecDeque<K>,
     /// Keys in `ready`, and keys to queue again when their work ends.
     dirty: HashSet<K>,
-    in_work: HashSet<K>,
+    /// Since when they became dirty; empty when nobody measures.
+    dirty_since: HashMap<K, Instant>,
+    /// Keys in work, and since when.
+    in_work: HashMap<K, Instant>,
     delayed: BinaryHeap<Reverse<Delayed<K>>>,
     /// Earliest time for each delayed key; an entry of `delayed` that does not match is stale.
     due: HashMap<K, Instant>,
@@ -79,14 +84,22 @@ impl<K: Clone + Eq + Hash> State<K> {
             return false;
         }
         self.due.remove(&key);
-        if self.in_work.contains(&key) {
+        if self.in_work.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
         true
     }
+    /// As [`State::push`], measured.
+    fn push_measured(&mut self, key: K, now: Instant, metrics: Option<&QueueMetrics>) -> bool {
+        if let Some(metrics) = metrics.filter(|_| !self.closed && !self.dirty.contains(&key)) {
+            metrics.adds.increment();
+            self.dirty_since.insert(key.clone(), now);
+        }
+        self.push(key)
+    }
     /// Moves what is due to `ready`; returns when the next delayed key is due.
-    fn release_due(&mut self, now: Instant) -> Option<Instant> {
+    fn release_due(&mut self, now: Instant, metrics: Option<&QueueMetrics>) -> Option<Instant> {
         while let Some(Reverse(first)) = self.delayed.peek() {
             if first.at > now {
                 return Some(first.at);
@@ -94,30 +107,58 @@ impl<K: Clone + Eq + Hash> State<K> {
             if let Some(Reverse(delayed)) = self.delayed.pop()
                 && self.due.get(&delayed.key) == Some(&delayed.at)
             {
-                self.push(delayed.key);
+                self.push_measured(delayed.key, now, metrics);
             }
         }
         None
     }
 }
 
-impl<K: Clone + Eq + Hash> WorkQueue<K> {
-    /// An empty queue.
-    pub fn new(clock: SharedClock) -> Self {
+impl<K> Shared<K> {
+    fn new(clock: SharedClock) -> Self {
         let state = State {
             ready: VecDeque::new(),
             dirty: HashSet::new(),
-            in_work: HashSet::new(),
+            dirty_since: HashMap::new(),
+            in_work: HashMap::new(),
             delayed: BinaryHeap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
             closed: false,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new(), clock }) }
+        Self { state: Mutex::new(state), changed: Notify::new(), clock, metrics: None }
+    }
+}
+
+impl<K: Send> QueueProbe for Shared<K> {
+    fn state(&self) -> QueueState {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        let in_work = state.in_work.values().map(|since| now.duration_since(*since).as_secs_f64()).collect();
+        QueueState { depth: state.ready.len(), in_work }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
+    /// An empty queue that is measured under `name`.
+    pub fn named(clock: SharedClock, name: &'static str, metrics: &ClientMetrics) -> Self {
+        let shared = Arc::new_cyclic(|weak: &std::sync::Weak<Shared<K>>| {
+            let probe: std::sync::Weak<dyn QueueProbe> = weak.clone();
+            Shared { metrics: Some(metrics.queue(name, probe)), ..Shared::new(clock) }
+        });
+        Self { shared }
+    }
+}
+
+impl<K: Clone + Eq + Hash> WorkQueue<K> {
+    /// An empty queue.
+    pub fn new(clock: SharedClock) -> Self {
+        Self { shared: Arc::new(Shared::new(clock)) }
     }
     /// Queues a key.
     pub fn add(&self, key: K) {
-        if self.shared.state.lock().push(key) {
+        let now = self.shared.clock.now();
+        if self.shared.state.lock().push_measured(key, now, self.shared.metrics.as_ref()) {
             self.shared.changed.notify_one();
         }
     }
@@ -127,6 +168,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             return self.add(key);
         }
         let at = self.shared.clock.now() + delay;
+        if let Some(metrics) = &self.shared.metrics {
+            metrics.retries.increment();
+        }
         {
             let mut state = self.shared.state.lock();
             if state.closed || state.dirty.contains(&key) || state.due.get(&key).is_some_and(|set| *set <= at) {
@@ -165,10 +209,14 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                     self.shared.changed.notify_one();
                     return None;
                 }
-                let due = state.release_due(self.shared.clock.now());
+                let now = self.shared.clock.now();
+                let due = state.release_due(now, self.shared.metrics.as_ref());
                 if let Some(key) = state.ready.pop_front() {
                     state.dirty.remove(&key);
-                    state.in_work.insert(key.clone());
+                    if let (Some(metrics), Some(since)) = (&self.shared.metrics, state.dirty_since.remove(&key)) {
+                        metrics.wait.observe(now.duration_since(since).as_secs_f64());
+                    }
+                    state.in_work.insert(key.clone(), now);
                     let more = !state.ready.is_empty() || due.is_some();
                     drop(state);
                     if more {
@@ -212,7 +260,10 @@ impl<K: Clone + Eq + Hash> InWork<K> {
 impl<K: Clone + Eq + Hash> Drop for InWork<K> {
     fn drop(&mut self) {
         let mut state = self.queue.shared.state.lock();
-        state.in_work.remove(&self.key);
+        let since = state.in_work.remove(&self.key);
+        if let (Some(metrics), Some(since)) = (&self.queue.shared.metrics, since) {
+            metrics.work.observe(self.queue.shared.clock.now().duration_since(since).as_secs_f64());
+        }
         if state.dirty.contains(&self.key) && !state.closed {
             state.ready.push_back(self.key.clone());
             drop(state);

@@ -20,6 +20,7 @@ pub mod names;
 pub mod object;
 pub mod patch;
 pub mod quantity;
+pub mod scheduling;
 pub mod schema;
 pub mod selector;
 #[cfg(test)]

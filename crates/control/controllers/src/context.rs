@@ -5,7 +5,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::task::{OnFailure, Supervisor};
 use skiff_client::events::Recorder;
 use skiff_client::informer::{Delta, Item, ObjectKey};
-use skiff_client::{Client, ClientError, Informer, InformerOptions, Projection, Store, Tree, WorkQueue};
+use skiff_client::{Client, ClientError, ClientMetrics, Informer, InformerOptions, Projection, Store, Tree, WorkQueue};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -26,6 +26,15 @@ pub struct Context {
     pub clock: SharedClock,
     /// Owner of the tasks.
     pub supervisor: Supervisor,
+    /// Where queues are measured.
+    pub metrics: Arc<ClientMetrics>,
+}
+
+impl Context {
+    /// A queue that is measured under upstream's name for it.
+    pub fn queue<K: Clone + Eq + std::hash::Hash + Send + 'static>(&self, name: &'static str) -> WorkQueue<K> {
+        WorkQueue::named(Arc::clone(&self.clock), name, &self.metrics)
+    }
 }
 
 /// An informer that several controllers share. Handlers and indexes are added while controllers are built.
@@ -205,14 +214,15 @@ where
     }
 }
 
-/// A queue, and a recorder of events under the controller's identity.
+/// A client under the controller's identity, its queue under upstream's name, and a recorder of events.
 pub fn tools(
     context: &Context,
     account: &'static str,
     component: &'static str,
+    queue: &'static str,
 ) -> (Client, WorkQueue<ObjectKey>, Recorder) {
     let client = context.clients.controller(account);
-    let queue = WorkQueue::new(Arc::clone(&context.clock));
+    let queue = context.queue(queue);
     let recorder = Recorder::spawn(client.clone(), component, "", Arc::clone(&context.clock), &context.supervisor);
     (client, queue, recorder)
 }

@@ -12,6 +12,7 @@
 
 pub mod context;
 pub mod daemonset;
+pub mod discovery;
 pub mod endpoints;
 pub mod garbage_collector;
 pub mod job;

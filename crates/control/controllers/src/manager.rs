@@ -6,15 +6,17 @@ use crate::{
     root_ca, service_account,
 };
 use skiff_base::clock::SharedClock;
+use skiff_base::metrics::Registry;
 use skiff_base::task::{OnFailure, Supervisor};
+use skiff_client::ClientMetrics;
 use skiff_client::leader::LeaderElector;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What the manager is told.
 pub struct Config {
-    /// Identity for leader election; `None` to lead without asking.
-    pub identity: Option<String>,
+    /// The candidate for the lease; `None` to lead without asking.
+    pub elector: Option<Arc<LeaderElector>>,
     /// The cluster's CA, PEM, for `kube-root-ca.crt`.
     pub root_ca: Arc<str>,
     /// Pod ranges from which nodes get their parts; empty to give none.
@@ -25,21 +27,29 @@ pub struct Config {
     pub clock: SharedClock,
 }
 
-/// Starts the manager: it waits to lead, runs the controllers, and stops them when it leads no more.
+/// Starts the manager without anybody to read its metrics.
 pub fn spawn(clients: Arc<dyn Clients>, config: Config, supervisor: &Supervisor) {
+    spawn_measured(clients, config, ClientMetrics::register(&Registry::new()), supervisor);
+}
+
+/// Starts the manager: it waits to lead, runs the controllers, and stops them when it leads no more. `metrics` stands
+/// in the registry that the component's `/metrics` renders.
+pub fn spawn_measured(clients: Arc<dyn Clients>, config: Config, metrics: Arc<ClientMetrics>, supervisor: &Supervisor) {
+    if let Some(elector) = &config.elector {
+        metrics.leading(elector);
+    }
     let owner = supervisor.clone();
     supervisor.spawn_abortable("controller manager", OnFailure::EndComponent, async move {
-        let Some(identity) = config.identity.clone() else {
-            start(&clients, &config, &owner);
+        let Some(elector) = config.elector.clone() else {
+            start(&clients, &config, &metrics, &owner);
             return std::future::pending().await;
         };
-        let leases = clients.manager().namespaced("coordination.k8s.io", "v1", "leases", "kube-system");
-        let elector = LeaderElector::new(leases, "kube-controller-manager", &identity, Arc::clone(&config.clock));
+        let identity = elector.identity();
         loop {
             elector.acquire().await;
             tracing::info!(identity, "leading");
             let controllers = owner.child("controllers");
-            start(&clients, &config, &controllers);
+            start(&clients, &config, &metrics, &controllers);
             tokio::select! {
                 () = elector.hold() => tracing::warn!(identity, "no longer leading"),
                 () = controllers.token().cancelled() => {
@@ -57,9 +67,13 @@ pub fn spawn(clients: Arc<dyn Clients>, config: Config, supervisor: &Supervisor)
     });
 }
 
-fn start(clients: &Arc<dyn Clients>, config: &Config, supervisor: &Supervisor) {
-    let context =
-        Context { clients: Arc::clone(clients), clock: Arc::clone(&config.clock), supervisor: supervisor.clone() };
+fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetrics>, supervisor: &Supervisor) {
+    let context = Context {
+        clients: Arc::clone(clients),
+        clock: Arc::clone(&config.clock),
+        supervisor: supervisor.clone(),
+        metrics: Arc::clone(metrics),
+    };
     let mut informers = Informers::new(&context);
     service_account::spawn(&context, &mut informers);
     root_ca::spawn(&context, &mut informers, Arc::clone(&config.root_ca));

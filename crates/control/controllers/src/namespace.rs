@@ -5,6 +5,7 @@
 //! What a namespace waits for stands in its conditions.
 
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::discovery::{Discovered, Resource};
 use crate::workload::set_condition;
 use skiff_base::clock::SharedClock;
 use skiff_client::informer::ObjectKey;
@@ -26,7 +27,7 @@ struct Controller {
 
 /// Builds the controller.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, _) = tools(context, "namespace-controller", "namespace-controller");
+    let (client, queue, _) = tools(context, "namespace-controller", "namespace-controller", "namespace");
     let namespaces = informers.namespaces.store();
     {
         let queue = queue.clone();
@@ -41,14 +42,6 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         let controller = controller.clone();
         async move { controller.sync(key).await }
     });
-}
-
-/// A resource of discovery whose objects live in namespaces.
-struct Listed {
-    group: String,
-    version: String,
-    resource: String,
-    can_delete_collection: bool,
 }
 
 /// What emptying a namespace met.
@@ -90,17 +83,17 @@ impl Controller {
 
     async fn empty(&self, namespace: &str) -> Remains {
         let mut remains = Remains::default();
-        let resources = match self.discover().await {
-            Ok((resources, error)) => {
-                remains.discovery_error = error;
-                resources
-            }
+        let discovered = match Discovered::fetch(&self.client, &Discovered::default()).await {
+            Ok(discovered) => discovered,
             Err(error) => {
                 remains.discovery_error = Some(error.to_string());
                 return remains;
             }
         };
-        for resource in &resources {
+        let failed = discovered.failures.iter().map(|(version, problem)| format!("{version}: {problem}"));
+        remains.discovery_error = failed.reduce(|all, one| format!("{all}, {one}"));
+        let listed = |resource: &&Arc<Resource>| resource.namespaced && resource.can(&["delete", "list"]);
+        for resource in discovered.preferred.iter().filter(listed) {
             if let Err(error) = self.empty_resource(namespace, resource, &mut remains).await {
                 remains.errors.push(format!("{}.{}: {error}", resource.resource, resource.group));
             }
@@ -111,17 +104,17 @@ impl Controller {
     async fn empty_resource(
         &self,
         namespace: &str,
-        resource: &Listed,
+        resource: &Resource,
         remains: &mut Remains,
     ) -> Result<(), ClientError> {
         let api = self.client.namespaced(&resource.group, &resource.version, &resource.resource, namespace);
         let all = ListOptions::default();
-        if resource.can_delete_collection {
+        if resource.can(&["deletecollection"]) {
             let background = skiff_client::api::delete_options("", "Background");
             api.delete_collection(&all, Some(&background)).await?;
         }
         let page = api.list(&all).await?;
-        if !resource.can_delete_collection {
+        if !resource.can(&["deletecollection"]) {
             for object in &page.items {
                 let name = object.tree().str_at(&["metadata", "name"]);
                 let background = skiff_client::api::delete_options("", "Background");
@@ -135,50 +128,13 @@ impl Controller {
         if page.items.is_empty() {
             return Ok(());
         }
-        let name = if resource.group.is_empty() {
-            resource.resource.clone()
-        } else {
-            format!("{}.{}", resource.resource, resource.group)
-        };
-        remains.left.insert(name, page.items.len());
+        remains.left.insert(resource.group_resource(), page.items.len());
         for object in &page.items {
             for finalizer in object.tree().items_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str) {
                 *remains.finalizers.entry(finalizer.to_owned()).or_default() += 1;
             }
         }
         Ok(())
-    }
-
-    /// Namespaced resources that can be listed and deleted, in their preferred versions; and what kept discovery from
-    /// being complete.
-    async fn discover(&self) -> Result<(Vec<Listed>, Option<String>), ClientError> {
-        let mut groups = vec![(String::new(), "v1".to_owned())];
-        let list = self.client.request(http::Method::GET, "/apis", None, skiff_net::Body::Empty).await?;
-        for group in list.items_at(&["groups"]) {
-            let version = group.str_at(&["preferredVersion", "version"]);
-            groups.push((group.str_at(&["name"]).to_owned(), version.to_owned()));
-        }
-        let mut found = Vec::new();
-        let mut problem = None;
-        for (group, version) in groups {
-            let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-            match self.client.request(http::Method::GET, &path, None, skiff_net::Body::Empty).await {
-                Ok(list) => found.extend(list.items_at(&["resources"]).iter().filter_map(|resource| {
-                    let verbs = resource.items_at(&["verbs"]);
-                    let can = |verb: &str| verbs.iter().any(|known| known.as_str() == Some(verb));
-                    let name = resource.str_at(&["name"]);
-                    let namespaced = resource.get("namespaced").and_then(Value::as_bool) == Some(true);
-                    (namespaced && !name.contains('/') && can("delete") && can("list")).then(|| Listed {
-                        group: group.clone(),
-                        version: version.clone(),
-                        resource: name.to_owned(),
-                        can_delete_collection: can("deletecollection"),
-                    })
-                })),
-                Err(error) => problem = Some(format!("{path}: {error}")),
-            }
-        }
-        Ok((found, problem))
     }
 
     /// Writes the conditions that changed.

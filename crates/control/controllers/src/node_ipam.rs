@@ -36,6 +36,19 @@ impl Range {
         }
         Ok(Self { base, prefix, node_prefix })
     }
+    /// The same with parts of another size (`--node-cidr-mask-size`).
+    pub fn with_node_prefix(self, node_prefix: u8) -> Result<Self, String> {
+        let longest = if self.base.is_ipv4() { 32 } else { 128 };
+        // Upstream: no more than 16 bits of parts (`NewMultiCIDRSet`'s bound).
+        if node_prefix > longest || node_prefix < self.prefix || node_prefix - self.prefix > 16 {
+            return Err(format!("a node's part of /{node_prefix} does not fit into {}/{}", self.base, self.prefix));
+        }
+        Ok(Self { node_prefix, ..self })
+    }
+    /// Whether these are IPv4 addresses.
+    pub fn is_ipv4(&self) -> bool {
+        self.base.is_ipv4()
+    }
     fn parts(&self) -> u128 {
         1 << (self.node_prefix - self.prefix).min(64)
     }
@@ -60,7 +73,7 @@ fn decide(range: &Range, taken: &HashSet<String>) -> Option<String> {
 
 /// Builds the controller for `ranges`, one for each address family.
 pub fn spawn(context: &Context, informers: &mut Informers, ranges: Vec<Range>) {
-    let (client, queue, recorder) = tools(context, "node-controller", "cidrAllocator");
+    let (client, queue, recorder) = tools(context, "node-controller", "cidrAllocator", "cidrallocator_node");
     let nodes = informers.nodes.store();
     {
         let queue = queue.clone();

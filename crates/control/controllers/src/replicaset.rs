@@ -31,7 +31,7 @@ struct Controller {
 
 /// Builds the controller: handlers now, workers when the informers are full.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, recorder) = tools(context, "replicaset-controller", "replicaset-controller");
+    let (client, queue, recorder) = tools(context, "replicaset-controller", "replicaset-controller", "replicaset");
     let sets = informers.replica_sets.store();
     let pods = informers.pods.store();
     {

@@ -14,7 +14,8 @@ const TEXT: &str = "Contains a CA bundle that can be used to verify the kube-api
 
 /// Builds the controller; `root_ca` is PEM.
 pub fn spawn(context: &Context, informers: &mut Informers, root_ca: Arc<str>) {
-    let (client, queue, _) = tools(context, "root-ca-cert-publisher", "root-ca-cert-publisher");
+    let (client, queue, _) =
+        tools(context, "root-ca-cert-publisher", "root-ca-cert-publisher", "root_ca_cert_publisher");
     let maps = informers.root_ca_config_maps.store();
     let namespaces = informers.namespaces.store();
     {

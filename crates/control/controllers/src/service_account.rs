@@ -11,7 +11,8 @@ const DEFAULT: &str = "default";
 
 /// Builds the controller.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, _) = tools(context, "service-account-controller", "service-account-controller");
+    let (client, queue, _) =
+        tools(context, "service-account-controller", "service-account-controller", "serviceaccount");
     let accounts = informers.service_accounts.store();
     let namespaces = informers.namespaces.store();
     {

@@ -3,7 +3,8 @@
 use hashbrown::HashMap;
 use skiff_client::Projection;
 use skiff_machinery::quantity::Quantity;
-use skiff_machinery::selector::{Operator, Requirement};
+use skiff_machinery::scheduling::NodeSource;
+pub use skiff_machinery::scheduling::{NodeAffinity, NodeTerm, Taint, Toleration};
 use skiff_machinery::{Map, Value};
 use std::sync::Arc;
 
@@ -70,131 +71,6 @@ impl Resources {
     /// Takes the larger of each.
     pub fn maximum(&mut self, other: &Self) {
         self.combine(other, i64::max);
-    }
-}
-
-/// A term of node affinity: all of its requirements must hold.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NodeTerm {
-    /// On labels.
-    pub labels: Vec<Requirement>,
-    /// On fields: `metadata.name` is the only one.
-    pub fields: Vec<Requirement>,
-    /// The term could not be read; it matches nothing.
-    pub broken: bool,
-}
-
-impl NodeTerm {
-    fn read(term: &Value) -> Self {
-        let (labels, label_errors) = read_requirements(term.items_at(&["matchExpressions"]));
-        let (fields, field_errors) = read_requirements(term.items_at(&["matchFields"]));
-        // An empty term matches nothing, as upstream has it.
-        let empty = labels.is_empty() && fields.is_empty();
-        Self { labels, fields, broken: label_errors || field_errors || empty }
-    }
-    /// Whether the node satisfies the term.
-    pub fn matches(&self, node: &NodeFacts) -> bool {
-        let name = [("metadata.name", &*node.name)];
-        !self.broken
-            && self.labels.iter().all(|requirement| requirement.matches(&node.labels))
-            && self.fields.iter().all(|requirement| requirement.matches(&name[..]))
-    }
-}
-
-fn read_requirements(expressions: &[Value]) -> (Vec<Requirement>, bool) {
-    let read = |expression: &Value| {
-        let operator = Operator::from_node_selector(expression.str_at(&["operator"]))?;
-        let values = expression.items_at(&["values"]).iter().filter_map(Value::as_str);
-        Requirement::new(expression.str_at(&["key"]), operator, values).ok()
-    };
-    let read: Vec<Option<Requirement>> = expressions.iter().map(read).collect();
-    let broken = read.iter().any(Option::is_none);
-    (read.into_iter().flatten().collect(), broken)
-}
-
-/// Node affinity and node selector of a pod.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct NodeAffinity {
-    /// `spec.nodeSelector`.
-    pub selector: Vec<(String, String)>,
-    /// Required terms, one of which must match; `None` when there is no requirement.
-    pub required: Option<Vec<NodeTerm>>,
-    /// Preferred terms with their weights.
-    pub preferred: Vec<(i64, NodeTerm)>,
-}
-
-impl NodeAffinity {
-    fn read(spec: &Value) -> Self {
-        let selector = spec.object_at(&["nodeSelector"]).into_iter().flat_map(Map::iter);
-        let required = spec.at(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
-        let preferred = spec.items_at(&["affinity", "nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution"]);
-        let weighted = |term: &Value| {
-            let weight = term.get("weight").and_then(Value::as_int).unwrap_or(0);
-            Some((weight, NodeTerm::read(term.get("preference")?)))
-        };
-        Self {
-            selector: selector
-                .map(|(key, value)| (key.to_string(), value.as_str().unwrap_or_default().to_owned()))
-                .collect(),
-            required: required
-                .map(|required| required.items_at(&["nodeSelectorTerms"]).iter().map(NodeTerm::read).collect()),
-            preferred: preferred.iter().filter_map(weighted).collect(),
-        }
-    }
-    /// Whether the node satisfies selector and required terms.
-    pub fn matches(&self, node: &NodeFacts) -> bool {
-        let labels = |(key, value): &(String, String)| node.labels.get(key) == Some(value);
-        self.selector.iter().all(labels)
-            && self.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
-    }
-}
-
-/// A toleration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Toleration {
-    /// Key; empty for all keys.
-    pub key: String,
-    /// Whether only the key counts.
-    pub exists: bool,
-    /// Value.
-    pub value: String,
-    /// Effect; empty for all effects.
-    pub effect: String,
-}
-
-impl Toleration {
-    fn read(toleration: &Value) -> Self {
-        let text = |key: &str| toleration.str_at(&[key]).to_owned();
-        Self {
-            key: text("key"),
-            exists: toleration.str_at(&["operator"]) == "Exists",
-            value: text("value"),
-            effect: text("effect"),
-        }
-    }
-    /// Whether it tolerates the taint (`Toleration.ToleratesTaint`).
-    pub fn tolerates(&self, taint: &Taint) -> bool {
-        (self.effect.is_empty() || self.effect == taint.effect)
-            && (self.key.is_empty() || self.key == taint.key)
-            && (self.exists || (!self.key.is_empty() && self.value == taint.value))
-    }
-}
-
-/// A taint of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taint {
-    /// Key.
-    pub key: String,
-    /// Value.
-    pub value: String,
-    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub effect: String,
-}
-
-impl Taint {
-    fn read(taint: &Value) -> Self {
-        let text = |key: &str| taint.str_at(&[key]).to_owned();
-        Self { key: text("key"), value: text("value"), effect: text("effect") }
     }
 }
 
@@ -382,6 +258,15 @@ pub struct NodeFacts {
     pub allocatable: Resources,
     /// Size in bytes of each image, under each of its names.
     pub images: HashMap<Arc<str>, i64>,
+}
+
+impl NodeSource for NodeFacts {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn node_label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
 }
 
 impl Projection for NodeFacts {

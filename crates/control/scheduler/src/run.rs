@@ -33,8 +33,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 pub struct Config {
     /// `schedulerName` of the pods it takes.
     pub name: String,
-    /// Identity for leader election; `None` to lead without asking.
-    pub identity: Option<String>,
+    /// The candidate for the lease; `None` to lead without asking.
+    pub elector: Option<Arc<LeaderElector>>,
     /// Time.
     pub clock: SharedClock,
 }
@@ -170,17 +170,15 @@ impl Shared {
 
     /// Leads, decides while it leads, and stands again. Without an identity it leads at once.
     async fn lead(self: Arc<Self>) {
-        let Some(identity) = self.config.identity.clone() else {
+        let Some(elector) = self.config.elector.clone() else {
             return self.decide_for_ever().await;
         };
-        let leases = self.client.namespaced("coordination.k8s.io", "v1", "leases", "kube-system");
-        let elector = LeaderElector::new(leases, "kube-scheduler", &identity, Arc::clone(&self.config.clock));
         loop {
             elector.acquire().await;
-            tracing::info!(identity, "leading");
+            tracing::info!(identity = elector.identity(), "leading");
             tokio::select! {
                 () = Arc::clone(&self).decide_for_ever() => (),
-                () = elector.hold() => tracing::warn!(identity, "no longer leading"),
+                () = elector.hold() => tracing::warn!(identity = elector.identity(), "no longer leading"),
             }
         }
     }

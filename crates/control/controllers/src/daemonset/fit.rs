@@ -1,7 +1,7 @@
 //! Which nodes a DaemonSet's pods belong on (`NodeShouldRunDaemonPod`, `predicates`), pure.
 
-use skiff_machinery::selector::{Operator, Requirement};
-use skiff_machinery::{Map, Value, object};
+use skiff_machinery::scheduling::{NodeAffinity, Taint, Toleration};
+use skiff_machinery::{Value, object};
 
 /// Whether a node should get a pod, and whether one that is there may stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,59 +27,23 @@ pub(crate) fn daemon_tolerations(host_network: bool) -> Vec<Value> {
     tolerations
 }
 
-fn tolerates(toleration: &Value, taint: &Value) -> bool {
-    let text = |name: &str| toleration.str_at(&[name]);
-    let (key, effect) = (text("key"), text("effect"));
-    (effect.is_empty() || effect == taint.str_at(&["effect"]))
-        && (key.is_empty() || key == taint.str_at(&["key"]))
-        && (text("operator") == "Exists" || (!key.is_empty() && text("value") == taint.str_at(&["value"])))
-}
-
-fn term_matches(term: &Value, node: &Value) -> bool {
-    let (labels, fields) = (term.items_at(&["matchExpressions"]), term.items_at(&["matchFields"]));
-    if labels.is_empty() && fields.is_empty() {
-        return false;
-    }
-    let none = Map::new();
-    let node_labels = node.object_at(&["metadata", "labels"]).unwrap_or(&none);
-    let name = [("metadata.name", node.str_at(&["metadata", "name"]))];
-    let read = |expression: &Value| {
-        let operator = Operator::from_node_selector(expression.str_at(&["operator"]))?;
-        let values = expression.items_at(&["values"]).iter().filter_map(Value::as_str);
-        Requirement::new(expression.str_at(&["key"]), operator, values).ok()
-    };
-    labels.iter().all(|expression| read(expression).is_some_and(|requirement| requirement.matches(node_labels)))
-        && fields.iter().all(|expression| read(expression).is_some_and(|requirement| requirement.matches(&name[..])))
-}
-
-fn affinity_matches(spec: &Value, node: &Value) -> bool {
-    let selector = spec.object_at(&["nodeSelector"]).into_iter().flat_map(Map::iter);
-    let label = |key: &str| node.at(&["metadata", "labels", key]).and_then(Value::as_str);
-    let mut selected = selector;
-    if !selected.all(|(key, value)| label(key) == value.as_str()) {
-        return false;
-    }
-    let required = spec.at(&["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"]);
-    required
-        .is_none_or(|required| required.items_at(&["nodeSelectorTerms"]).iter().any(|term| term_matches(term, node)))
-}
-
 /// Decides about one node.
 pub(crate) fn verdict(set: &Value, node: &Value) -> Verdict {
     let empty = Value::Null;
     let spec = set.at(&["spec", "template", "spec"]).unwrap_or(&empty);
     let wanted = spec.str_at(&["nodeName"]);
     let named = wanted.is_empty() || wanted == node.str_at(&["metadata", "name"]);
-    if !named || !affinity_matches(spec, node) {
+    if !named || !NodeAffinity::read(spec).matches(node) {
         return Verdict { should_run: false, should_continue: false };
     }
-    let mut tolerations = spec.items_at(&["tolerations"]).to_vec();
-    tolerations.extend(daemon_tolerations(spec.get("hostNetwork").and_then(Value::as_bool) == Some(true)));
+    let host_network = spec.get("hostNetwork").and_then(Value::as_bool) == Some(true);
+    let own = daemon_tolerations(host_network);
+    let tolerations: Vec<Toleration> =
+        spec.items_at(&["tolerations"]).iter().chain(&own).map(Toleration::read).collect();
+    let taints: Vec<Taint> = node.items_at(&["spec", "taints"]).iter().map(Taint::read).collect();
     let untolerated = |effects: &[&str]| {
-        node.items_at(&["spec", "taints"])
-            .iter()
-            .filter(|taint| effects.contains(&taint.str_at(&["effect"])))
-            .any(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+        let hard = |taint: &&Taint| effects.contains(&taint.effect.as_str());
+        taints.iter().filter(hard).any(|taint| !tolerations.iter().any(|toleration| toleration.tolerates(taint)))
     };
     Verdict { should_run: !untolerated(&["NoSchedule", "NoExecute"]), should_continue: !untolerated(&["NoExecute"]) }
 }

@@ -36,7 +36,7 @@ struct Controller {
 
 /// Builds the controller.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, recorder) = tools(context, "daemon-set-controller", "daemonset-controller");
+    let (client, queue, recorder) = tools(context, "daemon-set-controller", "daemonset-controller", "daemonset");
     let sets = informers.daemon_sets.store();
     {
         let queue = queue.clone();

@@ -22,7 +22,7 @@ struct Controller {
 }
 
 pub(super) fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, _) = tools(context, "endpoint-controller", "endpoint-controller");
+    let (client, queue, _) = tools(context, "endpoint-controller", "endpoint-controller", "endpoint");
     {
         let queue = queue.clone();
         informers.services.on_change(move |delta| queue.add(delta.key.clone()));

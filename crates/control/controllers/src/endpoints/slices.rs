@@ -27,7 +27,7 @@ struct Controller {
 }
 
 pub(super) fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, _) = tools(context, "endpointslice-controller", "endpoint-slice-controller");
+    let (client, queue, _) = tools(context, "endpointslice-controller", "endpoint-slice-controller", "endpoint_slice");
     let sources = Sources::new(informers);
     informers.endpoint_slices.index(SERVICE_NAME, |item| {
         let service = item.value.str_at(&["metadata", "labels", SERVICE_NAME]);

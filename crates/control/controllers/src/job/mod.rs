@@ -42,7 +42,7 @@ struct Controller {
 
 /// Builds the controller.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, recorder) = tools(context, "job-controller", "job-controller");
+    let (client, queue, recorder) = tools(context, "job-controller", "job-controller", "job");
     let jobs = informers.jobs.store();
     {
         let queue = queue.clone();

@@ -69,7 +69,7 @@ impl Set {
 
 /// Builds the controller.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, recorder) = tools(context, "deployment-controller", "deployment-controller");
+    let (client, queue, recorder) = tools(context, "deployment-controller", "deployment-controller", "deployment");
     let deployments = informers.deployments.store();
     {
         let queue = queue.clone();

@@ -37,7 +37,7 @@ impl Plugin for NodeAffinity {
         }
     }
     fn filter(&self, _state: &CycleState, pod: &Pod, node: &Node) -> Result<(), Rejection> {
-        if pod.node_affinity.matches(&node.facts) { Ok(()) } else { Err(Rejection::unresolvable(NAME, REASON)) }
+        if pod.node_affinity.matches(&*node.facts) { Ok(()) } else { Err(Rejection::unresolvable(NAME, REASON)) }
     }
     fn weight(&self) -> i64 {
         2
@@ -47,7 +47,7 @@ impl Plugin for NodeAffinity {
     }
     fn score(&self, _state: &CycleState, pod: &Pod, node: &Node) -> i64 {
         let preferred = pod.node_affinity.preferred.iter();
-        preferred.filter(|(_, term)| term.matches(&node.facts)).map(|(weight, _)| weight).sum()
+        preferred.filter(|(_, term)| term.matches(&*node.facts)).map(|(weight, _)| weight).sum()
     }
     fn normalize(&self, scores: &mut [i64]) {
         normalize_by_maximum(scores, false);
@@ -55,8 +55,8 @@ impl Plugin for NodeAffinity {
     fn hint(&self, pod: &Pod, change: &ClusterChange<'_>) -> bool {
         let affinity = &pod.node_affinity;
         match change {
-            ClusterChange::NodeAdded(node) => affinity.matches(node),
-            ClusterChange::NodeUpdated { old, new } => !affinity.matches(old) && affinity.matches(new),
+            ClusterChange::NodeAdded(node) => affinity.matches(*node),
+            ClusterChange::NodeUpdated { old, new } => !affinity.matches(*old) && affinity.matches(*new),
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
             ClusterChange::PodGone(_) => false,
         }

@@ -1,0 +1,5 @@
+//! The controllers over a whole API server in this process: authentication, RBAC, admission, watch caches and all.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+mod garbage_collection;
