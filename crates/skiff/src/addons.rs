@@ -1,6 +1,6 @@
 //! What the cluster runs of itself: DNS, as an ordinary Deployment of this executable's own image.
 
-use crate::node_parts::OWN_IMAGE;
+use crate::node_images::OWN_IMAGE;
 use skiff_client::{Client, ClientError, Patch, WriteOptions};
 use skiff_machinery::Value;
 use skiff_machinery::codec::yaml;

@@ -1,6 +1,7 @@
 //! The node beside (or without) a control plane: runtime, kubelet and its server, on threads of their own.
 
-use crate::node_parts::{NodeImages, NodeNetwork};
+use crate::node_images::NodeImages;
+use crate::node_network::{self, NodeNetwork};
 use anyhow::Context;
 use skiff_base::clock::SharedClock;
 use skiff_base::pki::Pki;
@@ -82,14 +83,12 @@ async fn open_runtime(
     let images = Images::open(&config.data_dir.join("images"), Limits::default())?;
     let puller = Puller::new(&[], Vec::new(), supervisor.clone())?;
     let images = Arc::new(NodeImages::new(images, puller, own_layer(&config.data_dir)?));
-    let network = Arc::new(NodeNetwork::new(
-        config.data_dir.join("network"),
-        config.cluster_cidrs.clone(),
-        client.clone(),
-        config.node_name.clone(),
-        Arc::clone(clock),
-        supervisor,
-    ));
+    let place = node_network::Place {
+        data_dir: config.data_dir.join("network"),
+        cluster_cidrs: config.cluster_cidrs.clone(),
+    };
+    let ranges = node_network::ranges_of(client.clone(), config.node_name.clone(), Arc::clone(clock));
+    let network = Arc::new(NodeNetwork::new(place, ranges, Arc::clone(clock), supervisor));
     let runtime = EmbeddedRuntime::open(RuntimeConfig {
         root: config.data_dir.join("runtime"),
         images: Arc::clone(&images) as _,

@@ -2,11 +2,13 @@
 
 mod addons;
 mod agent;
+mod cleanup;
 mod control;
 mod dns;
 mod image;
 mod inprocess;
-mod node_parts;
+mod node_images;
+mod node_network;
 mod server;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -33,6 +35,8 @@ enum Command {
     Cni,
     /// Imports, pulls, lists and removes the node's images.
     Image(image::Flags),
+    /// Ends all pods of this machine and removes what was made for them; shows first what it will do.
+    Cleanup(cleanup::Flags),
     /// Says which version this is.
     Version(skiff_cli::version::Flags),
     /// Writes a script that completes these commands in a shell.
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         Command::Server(flags) => server::run(*flags),
         Command::Dns(flags) => dns::run(flags),
         Command::Image(flags) => image::run(flags),
+        Command::Cleanup(flags) => cleanup::run(&flags),
         Command::Cni => {
             let status =
                 skiff_cni::plugin::main(|name| std::env::var(name).ok(), &mut std::io::stdin(), &mut std::io::stdout());

@@ -440,7 +440,7 @@ impl PodNetwork {
         Ok(collected)
     }
 
-    /// Removes everything this network has on the node; for `skiff cleanup`.
+    /// Removes everything this network has on the node.
     pub fn remove_all(&self) -> Result<usize, Error> {
         let collected = self.collect(&[])?;
         let mut nft = Nft::open().map_err(Error::Rules)?;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use skiff_cri::v1::PodSandboxConfig;
-use skiff_linux::cgroup::Hierarchy;
+use skiff_linux::cgroup::{CgroupError, Hierarchy};
 use skiff_linux::mount;
 use skiff_linux::procfs::{self, Process};
 
@@ -24,6 +24,8 @@ use crate::record::{self, CONFIG, ContainerRecord, SandboxRecord};
 
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a cgroup may stay busy when its processes have ended.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
 /// Where a sandbox's or container's directory is, below the state directory.
 const PARTS: [&str; 2] = ["sandboxes", "containers"];
 
@@ -57,23 +59,24 @@ pub struct RecordedPod {
     pub cgroup: PathBuf,
     /// It has been stopped already: nothing of it runs.
     pub stopped: bool,
-    /// How many containers it has, ended ones included.
-    pub containers: usize,
+    /// Its containers, ended ones included.
+    pub containers: Vec<String>,
 }
 
 /// Every pod that has a readable record below `state`.
 pub fn recorded_pods(state: &Path) -> Vec<RecordedPod> {
     let subdirectories = |part: &str| std::fs::read_dir(state.join(part)).into_iter().flatten().flatten();
-    let owners: Vec<String> = subdirectories("containers")
-        .filter_map(|entry| record::load::<ContainerRecord>(&entry.path()).ok())
-        .map(|record| record.sandbox_id)
-        .collect();
+    let containers: Vec<ContainerRecord> =
+        subdirectories("containers").filter_map(|entry| record::load(&entry.path()).ok()).collect();
     let pod = |dir: &Path| -> io::Result<RecordedPod> {
         let record = record::load::<SandboxRecord>(dir)?;
         let config = PodSandboxConfig::decode(std::fs::read(dir.join(CONFIG))?.as_slice()).map_err(io::Error::other)?;
         let metadata = config.metadata.unwrap_or_default();
         Ok(RecordedPod {
-            containers: owners.iter().filter(|owner| **owner == record.id).count(),
+            containers: {
+                let of_it = containers.iter().filter(|container| container.sandbox_id == record.id);
+                of_it.map(|container| container.id.clone()).collect()
+            },
             id: record.id,
             namespace: metadata.namespace,
             name: metadata.name,
@@ -169,6 +172,21 @@ impl Leftovers {
         }
         failures
     }
+}
+
+/// Removes a cgroup in which nothing runs any more, with those below it; processes that are just ending are waited for.
+/// Ends nothing. Blocking.
+pub fn remove_idle_cgroup(hierarchy: &Hierarchy, path: &Path) -> Result<(), CgroupError> {
+    let cgroup = hierarchy.at(path)?;
+    let deadline = Instant::now() + IDLE_LIMIT;
+    while !cgroup.remove()? {
+        if Instant::now() > deadline {
+            let source = io::ErrorKind::ResourceBusy.into();
+            return Err(CgroupError { step: "removing", path: path.to_owned(), source });
+        }
+        crate::sandbox::pause();
+    }
+    Ok(())
 }
 
 /// Waits until none of `processes` is there, at most so long. Zombies whose parent does not reap them end with it.

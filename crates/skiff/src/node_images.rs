@@ -1,21 +1,11 @@
-//! The embedded runtime's two questions, answered: where images come from, how pods get their network.
+//! The embedded runtime's question where images come from, answered.
 
-use skiff_base::clock::SharedClock;
-use skiff_base::task::{OnFailure, Supervisor};
-use skiff_client::Client;
-use skiff_cni::{Cidr, PodNetwork as CniNetwork, PodNetworkConfig, PortMapping, SetupRequest};
 use skiff_cri::v1;
 use skiff_cri::{CriError, CriFuture, ImageService};
 use skiff_image::registry::Puller;
 use skiff_image::{Credentials, Image, ImageError, Images, Reference};
-use skiff_machinery::Value;
-use skiff_runtime::{ImageConfig, ImageStore, NetworkError, PodNetwork, PodNetworkRequest, ResolvedImage};
-use std::future::Future;
-use std::net::IpAddr;
+use skiff_runtime::{ImageConfig, ImageStore, ResolvedImage};
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 /// Images of the embedded runtime. The executable itself is one of them, under [`OWN_IMAGE`].
 pub(crate) struct NodeImages {
@@ -175,153 +165,5 @@ impl ImageService for NodeImages {
         };
         let answer = v1::ImageFsInfoResponse { image_filesystems: vec![usage], ..Default::default() };
         Box::pin(std::future::ready(Ok(answer)))
-    }
-}
-
-/// The built-in pod network. It begins once the node has got its part of the pods' range; until then pods wait and the
-/// node says that its network is not ready.
-pub(crate) struct NodeNetwork {
-    network: Arc<OnceLock<Arc<CniNetwork>>>,
-}
-
-fn protocol(protocol: i32) -> u8 {
-    match v1::Protocol::try_from(protocol) {
-        Ok(v1::Protocol::Udp) => 17,
-        Ok(v1::Protocol::Sctp) => 132,
-        _ => 6,
-    }
-}
-
-fn open_network(data_dir: PathBuf, ranges: &[String], cluster: &[String]) -> Result<CniNetwork, String> {
-    let parse = |list: &[String]| -> Result<Vec<Cidr>, String> {
-        list.iter().map(|text| text.parse::<Cidr>().map_err(|error| format!("{text}: {error}"))).collect()
-    };
-    let config = PodNetworkConfig {
-        name: "skiff".to_owned(),
-        ranges: parse(ranges)?,
-        cluster_cidrs: parse(cluster)?,
-        mtu: 0,
-        masquerade: true,
-        data_dir,
-    };
-    let network = CniNetwork::open(config).map_err(|error| error.to_string())?;
-    network.prepare_node().map_err(|error| error.to_string())?;
-    Ok(network)
-}
-
-impl NodeNetwork {
-    /// A network that begins as soon as the API says which addresses this node's pods have.
-    pub(crate) fn new(
-        data_dir: PathBuf,
-        cluster: Vec<String>,
-        client: Client,
-        node_name: String,
-        clock: SharedClock,
-        supervisor: &Supervisor,
-    ) -> Self {
-        let network = Arc::new(OnceLock::new());
-        let opened = Arc::clone(&network);
-        supervisor.spawn_abortable("pod network", OnFailure::Forget, async move {
-            let ranges = pod_ranges(&client, &node_name, &clock).await;
-            loop {
-                let (data_dir, ranges, cluster) = (data_dir.clone(), ranges.clone(), cluster.clone());
-                let work = tokio::task::spawn_blocking(move || open_network(data_dir, &ranges, &cluster));
-                match work.await {
-                    Ok(Ok(network)) => break keep_whole(opened.get_or_init(|| Arc::new(network)), &clock).await,
-                    Ok(Err(error)) => tracing::warn!(error, "the pod network tries again"),
-                    Err(error) => tracing::error!(%error, "opening the pod network panicked"),
-                }
-                clock.sleep(Duration::from_secs(2)).await;
-            }
-        });
-        Self { network }
-    }
-
-    fn opened(&self) -> Result<Arc<CniNetwork>, NetworkError> {
-        let network = self.network.get().cloned();
-        network.ok_or_else(|| NetworkError("the node has no part of the pods' range yet".to_owned()))
-    }
-}
-
-/// Puts rules and routes of running pods back when somebody has flushed them. Never ends.
-async fn keep_whole(network: &Arc<CniNetwork>, clock: &SharedClock) {
-    loop {
-        clock.sleep(Duration::from_secs(2)).await;
-        let network = Arc::clone(network);
-        match tokio::task::spawn_blocking(move || network.heal()).await {
-            Ok(Ok(false)) => (),
-            Ok(Ok(true)) => tracing::warn!("rules or routes of pods were gone and have been put back"),
-            Ok(Err(error)) => tracing::warn!(%error, "rules or routes of pods cannot be put back"),
-            Err(error) => tracing::error!(%error, "healing the pod network panicked"),
-        }
-    }
-}
-
-/// Waits until the node has its part of the pods' range.
-async fn pod_ranges(client: &Client, node_name: &str, clock: &SharedClock) -> Vec<String> {
-    loop {
-        match client.all("", "v1", "nodes").fetch_optional(node_name).await {
-            Ok(Some(node)) => {
-                let ranges = node.items_at(&["spec", "podCIDRs"]).iter().filter_map(Value::as_str);
-                let ranges: Vec<String> = ranges.map(str::to_owned).collect();
-                if !ranges.is_empty() {
-                    return ranges;
-                }
-            }
-            Ok(None) => (),
-            Err(error) => tracing::debug!(%error, "the node's pod range is asked for again"),
-        }
-        clock.sleep(Duration::from_millis(50)).await;
-    }
-}
-
-impl PodNetwork for NodeNetwork {
-    fn setup(
-        &self,
-        request: PodNetworkRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, NetworkError>> + Send + '_>> {
-        let opened = self.opened();
-        Box::pin(async move {
-            let network = opened?;
-            let work = move || {
-                let ports: Vec<PortMapping> = request
-                    .port_mappings
-                    .iter()
-                    .map(|port| PortMapping {
-                        host_port: u16::try_from(port.host_port).unwrap_or(0),
-                        container_port: u16::try_from(port.container_port).unwrap_or(0),
-                        protocol: protocol(port.protocol),
-                        host_ip: port.host_ip.parse().ok(),
-                    })
-                    .collect();
-                let setup = SetupRequest {
-                    container_id: &request.sandbox_id,
-                    netns: &request.netns,
-                    ifname: "eth0",
-                    ports: &ports,
-                };
-                network.setup(&setup).map(|interface| interface.ips).map_err(|error| error.to_string())
-            };
-            let done = tokio::task::spawn_blocking(work).await;
-            done.map_err(|error| NetworkError(error.to_string()))?.map_err(NetworkError)
-        })
-    }
-
-    fn teardown(
-        &self,
-        request: PodNetworkRequest,
-    ) -> Pin<Box<dyn Future<Output = Result<(), NetworkError>> + Send + '_>> {
-        let opened = self.opened();
-        Box::pin(async move {
-            // Asked again after a restart, before the range is known: tried again by whoever asks.
-            let network = opened?;
-            let work = move || network.teardown(&request.sandbox_id, "eth0").map_err(|error| error.to_string());
-            let done = tokio::task::spawn_blocking(work).await;
-            done.map_err(|error| NetworkError(error.to_string()))?.map_err(NetworkError)
-        })
-    }
-
-    fn ready(&self) -> Result<(), NetworkError> {
-        self.opened().map(drop)
     }
 }
