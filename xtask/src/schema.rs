@@ -273,7 +273,9 @@ impl Writer {
             for field in fields {
                 let property = schema.and_then(|schema| schema["properties"].get(&field.json));
                 ensure!(schema.is_none() || property.is_some(), "{name}.{} is not in OpenAPI", field.json);
-                self.field(&mut data, name, field, property, inputs)?;
+                let required = schema.and_then(|schema| schema["required"].as_array());
+                let required = required.is_some_and(|names| names.iter().any(|name| *name == field.json.as_str()));
+                self.field(&mut data, name, field, property, required, inputs)?;
             }
             let listed = schema.and_then(|schema| schema["properties"].as_object());
             for property in listed.into_iter().flat_map(|properties| properties.keys()) {
@@ -345,6 +347,7 @@ impl Writer {
         owner: &str,
         field: &GoField,
         property: Option<&Value>,
+        required: bool,
         inputs: &Inputs,
     ) -> anyhow::Result<()> {
         let has = |flag: char| field.flags.contains(flag);
@@ -380,6 +383,11 @@ impl Writer {
             (10, go_type.is_some()),
             (11, text.is_some()),
             (12, number.is_some()),
+            (13, required),
+            (14, !default.is_null()),
+            (15, extension("x-kubernetes-list-type") == "atomic"),
+            (16, extension("x-kubernetes-map-type") == "atomic"),
+            (17, extension("x-kubernetes-map-type") == "granular"),
         ] {
             flags |= usize::from(set) << bit;
         }

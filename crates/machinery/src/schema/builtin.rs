@@ -5,7 +5,7 @@
 //! dirtied in every process, and a shim or plug-in call touches none of it. Opening it makes one small shell per type;
 //! the fields of a type are read when something first asks for them.
 
-use super::{Field, Fields, ListKind, PatchStrategy, SchemaOr, StructRef, StructType, Type};
+use super::{Field, Fields, ListKind, PatchStrategy, Published, SchemaOr, StructRef, StructType, Type};
 use crate::value::{Name, Value};
 use std::sync::{Arc, OnceLock};
 
@@ -203,6 +203,13 @@ impl Reader {
             always: flag(0),
             pointer: flag(1),
             boxed: flag(2),
+            published: Published {
+                required: flag(13),
+                default: flag(14),
+                list_atomic: flag(15),
+                map_atomic: flag(16),
+                map_granular: flag(17),
+            },
             atomic: flag(3),
             patch: PatchStrategy { merge: flag(4), retain_keys: flag(5), replace: flag(6) },
             list: if flag(7) {
@@ -279,6 +286,10 @@ mod tests {
         let created =
             by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").expect("a type").field("creationTimestamp");
         assert!(!created.expect("a field").always);
+        let template =
+            by_name("io.k8s.api.apps.v1.DeploymentSpec").expect("a type").field("template").expect("a field");
+        assert!(template.published.required && template.published.default);
+        assert!(!priority.published.required && !priority.published.default);
         let rule = by_name("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations").expect("a type");
         assert_eq!(rule.field("scope").map(|field| (field.wrapper, field.number)), Some((2 * 256 + 2, 4)));
     }

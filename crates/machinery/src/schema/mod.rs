@@ -287,6 +287,24 @@ pub struct Field {
     pub default: Option<crate::Value>,
     /// Go's name of the type where it does not follow from `ty` (`v1.PullPolicy`); for messages. Empty otherwise.
     pub go_type: Name,
+    /// What only OpenAPI documents say of the field.
+    pub published: Published,
+}
+
+/// What OpenAPI documents say of a field of a built-in type and nothing else asks for. (Upstream's documents follow from
+/// markers in Go comments, which the other facts do not have.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Listed under `required`.
+    pub required: bool,
+    /// Has a `default`: [`Field::default`], or the zero value of its type.
+    pub default: bool,
+    /// `x-kubernetes-list-type: atomic` is written out.
+    pub list_atomic: bool,
+    /// `x-kubernetes-map-type: atomic` stands on the field itself.
+    pub map_atomic: bool,
+    /// `x-kubernetes-map-type: granular` stands on the field itself.
+    pub map_granular: bool,
 }
 
 impl Default for Field {
@@ -305,6 +323,7 @@ impl Default for Field {
             atomic: false,
             default: None,
             go_type: Name::Static(""),
+            published: Published::default(),
         }
     }
 }

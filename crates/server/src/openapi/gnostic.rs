@@ -87,30 +87,40 @@ fn empty() -> &'static Map {
     &EMPTY
 }
 
-/// The document as protobuf.
-pub(super) fn encode(document: &Value) -> Vec<u8> {
-    let mut out = Message::default();
-    out.text(1, document.str_at(&["swagger"]));
-    let mut info = Message::default();
-    info.text(1, document.str_at(&["info", "title"]));
-    info.text(2, document.str_at(&["info", "version"]));
-    out.message(2, info);
-    let mut paths = Message::default();
-    for (path, item) in document.object_at(&["paths"]).unwrap_or(empty()).iter() {
-        paths.message(2, named(path, path_item(item)));
+/// The document, part by part: so that never more than one part of it is there as a tree.
+#[derive(Default)]
+pub(super) struct Writer {
+    paths: Message,
+    definitions: Message,
+}
+
+impl Writer {
+    pub(super) fn path(&mut self, path: &str, item: &Value) {
+        self.paths.message(2, named(path, path_item(item)));
     }
-    out.message(8, paths);
-    let mut definitions = Message::default();
-    for (name, value) in document.object_at(&["definitions"]).unwrap_or(empty()).iter() {
-        definitions.message(1, named(name, schema(value)));
+
+    pub(super) fn definition(&mut self, name: &str, value: &Value) {
+        self.definitions.message(1, named(name, schema(value)));
     }
-    out.message(9, definitions);
-    out.0
+
+    /// `frame`: everything but paths and definitions.
+    pub(super) fn finish(self, frame: &Value) -> Vec<u8> {
+        let mut out = Message::default();
+        out.text(1, frame.str_at(&["swagger"]));
+        let mut info = Message::default();
+        info.text(1, frame.str_at(&["info", "title"]));
+        info.text(2, frame.str_at(&["info", "version"]));
+        out.message(2, info);
+        out.message(8, self.paths);
+        out.message(9, self.definitions);
+        out.0
+    }
 }
 
 fn path_item(item: &Value) -> Message {
     let mut out = Message::default();
-    for (number, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    let methods = [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (6, "options"), (7, "head"), (8, "patch")];
+    for (number, method) in methods {
         if let Some(value) = item.get(method) {
             out.message(number, operation(value));
         }
@@ -145,6 +155,7 @@ fn operation(operation: &Value) -> Message {
         responses.message(1, named(code, either));
     }
     out.message(9, responses);
+    out.texts(10, operation.items_at(&["schemes"]));
     out.extensions(13, operation.as_object().unwrap_or(empty()));
     out
 }

@@ -3,6 +3,7 @@
 use crate::kinds::{Resource, Version};
 use skiff_machinery::schema::{Field, ListKind, SchemaOr, StructRef, StructType, Type, builtin};
 use skiff_machinery::{GroupVersion, Map, Value, list, object};
+use skiff_openapi_docs::Docs;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -11,6 +12,27 @@ const PREFIX: &str = "#/components/schemas/";
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
+
+/// Types of which one field at most is set: the discriminator, if there is one, and what each field is called in it.
+/// (`+union` markers in Go comments.)
+const UNIONS: &[(&str, &str, &[(&str, &str)])] = &[
+    ("io.k8s.api.core.v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("io.k8s.api.core.v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
+    ("io.k8s.api.core.v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
+    ("io.k8s.api.flowcontrol.v1.LimitResponse", "type", &[("queuing", "Queuing")]),
+    (
+        "io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec",
+        "type",
+        &[("exempt", "Exempt"), ("limited", "Limited")],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.Subject",
+        "kind",
+        &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")],
+    ),
+    ("io.k8s.api.scheduling.v1alpha2.PodGroupSchedulingPolicy", "", &[("basic", "Basic"), ("gang", "Gang")]),
+    ("io.k8s.api.scheduling.v1alpha2.PodGroupTemplateReference", "", &[("workload", "Workload")]),
+];
 
 /// Kinds by the name of their type.
 type KindsByType = BTreeMap<&'static str, Vec<builtin::Kind>>;
@@ -28,6 +50,9 @@ static KINDS: LazyLock<KindsByType> = LazyLock::new(|| {
 
 /// The schemas of one document, with everything they refer to.
 pub(super) struct Schemas {
+    docs: Docs,
+    /// The versions whose document this is: `DeleteOptions` and `WatchEvent` are kinds of every one.
+    group_versions: Vec<GroupVersion>,
     made: BTreeMap<String, Value>,
     wanted: Vec<&'static StructType>,
 }
@@ -38,15 +63,16 @@ pub(super) fn gvk(group: &str, version: &str, kind: &str) -> Value {
 }
 
 impl Schemas {
-    pub(super) fn new() -> Self {
-        Self { made: BTreeMap::new(), wanted: Vec::new() }
+    pub(super) fn new(group_versions: Vec<GroupVersion>) -> Self {
+        Self { docs: Docs::unpack(), group_versions, made: BTreeMap::new(), wanted: Vec::new() }
     }
 
     /// A reference to a built-in type by name.
     pub(super) fn named(&mut self, name: &str) -> Value {
         match builtin::by_name(name) {
             Some(ty) => self.structure(ty),
-            None => self.fixed(name, Value::Object(Map::new())),
+            // `metav1.Patch`: any object.
+            None => self.fixed(name, object! { "type": "object" }),
         }
     }
 
@@ -64,34 +90,80 @@ impl Schemas {
         let gv = &version.group_version;
         let name = custom_name(gv, &resource.kind);
         if !self.made.contains_key(&name) {
-            let metadata = self.named(&format!("{META}ObjectMeta"));
             let mut schema = custom.openapi.clone();
             if schema.as_object().is_none_or(Map::is_empty) {
                 schema = object! { "type": "object", "x-kubernetes-preserve-unknown-fields": true };
             }
+            self.embed(&mut schema, true);
+            let metadata = self.field_of(&format!("{META}ObjectMeta"), "Standard object's metadata.");
             if let Some(map) = schema.as_object_mut() {
                 let properties = map.object_mut("properties");
-                properties.insert("apiVersion", object! { "type": "string" });
-                properties.insert("kind", object! { "type": "string" });
-                properties.insert("metadata", object! { "allOf": list![metadata.clone()] });
+                self.identify(properties);
+                properties.insert("metadata", metadata);
                 map.insert("x-kubernetes-group-version-kind", list![gvk(&gv.group, &gv.version, &resource.kind)]);
             }
             self.made.insert(name.clone(), schema);
-            let list_metadata = self.named(&format!("{META}ListMeta"));
-            let list = object! {
-                "type": "object",
-                "required": list!["items"],
-                "properties": object! {
-                    "apiVersion": object! { "type": "string" },
-                    "kind": object! { "type": "string" },
-                    "metadata": object! { "allOf": list![list_metadata] },
-                    "items": object! { "type": "array", "items": reference(&name) },
-                },
-                "x-kubernetes-group-version-kind": list![gvk(&gv.group, &gv.version, &resource.list_kind)],
-            };
+            let list = self.custom_list(gv, resource, &name);
             self.made.insert(custom_name(gv, &resource.list_kind), list);
         }
         reference(&name)
+    }
+
+    fn custom_list(&mut self, gv: &GroupVersion, resource: &Resource, item: &str) -> Value {
+        let mut properties = Map::new();
+        self.identify(&mut properties);
+        properties.insert("metadata", self.field_of(&format!("{META}ListMeta"), "Standard list metadata."));
+        let items = object! {
+            "type": "array",
+            "items": reference(item),
+            "description": format!("List of {}.", resource.name.resource),
+        };
+        properties.insert("items", items);
+        object! {
+            "description": format!("{} is a list of {}", resource.list_kind, resource.kind),
+            "type": "object",
+            "required": list!["items"],
+            "properties": properties,
+            "x-kubernetes-group-version-kind": list![gvk(&gv.group, &gv.version, &resource.list_kind)],
+        }
+    }
+
+    /// Objects in objects have the fields of every object (`addEmbeddedProperties`, apiextensions' builder).
+    fn embed(&mut self, schema: &mut Value, top: bool) {
+        let embedded = schema.get("x-kubernetes-embedded-resource").and_then(Value::as_bool) == Some(true);
+        let Some(map) = schema.as_object_mut() else { return };
+        for key in ["items", "additionalProperties"] {
+            if let Some(inner) = map.get_mut(key) {
+                self.embed(inner, false);
+            }
+        }
+        if let Some(Value::Object(properties)) = map.get_mut("properties") {
+            for (_, inner) in properties.iter_mut() {
+                self.embed(inner, false);
+            }
+        }
+        if embedded && !top {
+            let metadata = self.field_of(&format!("{META}ObjectMeta"), "Standard object's metadata.");
+            let properties = map.object_mut("properties");
+            self.identify(properties);
+            properties.insert("metadata", metadata);
+        }
+    }
+
+    /// `kind` and `apiVersion`.
+    fn identify(&self, properties: &mut Map) {
+        for field in ["apiVersion", "kind"] {
+            let mut schema = object! { "type": "string" };
+            let said = self.docs.of_field("io.k8s.api.core.v1.Pod", field);
+            if let (Some(map), Some(said)) = (schema.as_object_mut(), said) {
+                map.insert("description", said);
+            }
+            properties.insert(field, schema);
+        }
+    }
+
+    fn field_of(&mut self, ty: &str, description: &str) -> Value {
+        object! { "allOf": list![self.named(ty)], "description": description }
     }
 
     fn structure(&mut self, ty: &'static StructType) -> Value {
@@ -104,30 +176,55 @@ impl Schemas {
     }
 
     fn fixed(&mut self, name: &str, schema: Value) -> Value {
-        self.made.entry(name.to_owned()).or_insert(schema);
+        if !self.made.contains_key(name) {
+            let mut schema = schema;
+            if let (Some(map), Some(said)) = (schema.as_object_mut(), self.docs.of_type(name)) {
+                map.insert("description", said);
+            }
+            self.made.insert(name.to_owned(), schema);
+        }
         reference(name)
     }
 
-    /// All schemas, references followed.
-    pub(super) fn finish(mut self) -> Value {
+    /// Calls `each` with every schema, references followed. Whatever has been said is not kept.
+    pub(super) fn finish(mut self, mut each: impl FnMut(&str, Value)) {
         while let Some(ty) = self.wanted.pop() {
             let schema = self.schema_of(ty);
-            self.made.insert(ty.name.as_str().to_owned(), schema);
+            each(&ty.name, schema);
         }
-        Value::Object(self.made.into_iter().collect())
+        for (name, schema) in self.made {
+            if !schema.is_null() {
+                each(&name, schema);
+            }
+        }
     }
 
     fn schema_of(&mut self, ty: &'static StructType) -> Value {
         let mut properties = Map::new();
         let mut required = Vec::new();
+        let list = List::of(ty);
         for field in ty.fields.iter() {
-            if field.name.as_str() != "kind" && field.name.as_str() != "apiVersion" && is_required(field) {
+            if field.published.required {
                 required.push(Value::from(field.name.as_str()));
             }
-            properties.insert(field.name.clone(), self.field(field));
+            let mut schema = self.field(field);
+            let said = self.docs.of_field(&ty.name, &field.name).or_else(|| match &list {
+                Some(list) => list.says(&field.name, &self.docs),
+                None => undescribed(ty, field),
+            });
+            if let Some(map) = schema.as_object_mut() {
+                if let Some(said) = said {
+                    map.insert("description", said);
+                }
+                bare_reference(map);
+            }
+            properties.insert(field.name.clone(), schema);
         }
         let mut schema = Map::new();
         schema.insert("type", "object");
+        if let Some(said) = self.docs.of_type(&ty.name).or_else(|| Some(list?.describe())) {
+            schema.insert("description", said);
+        }
         if !properties.is_empty() {
             schema.insert("properties", properties);
         }
@@ -138,19 +235,39 @@ impl Schemas {
             schema.insert("x-kubernetes-map-type", "atomic");
         }
         if let Some(kinds) = KINDS.get(ty.name.as_str()) {
-            let kinds: Vec<Value> = kinds.iter().map(|kind| gvk(kind.group, kind.version, kind.kind)).collect();
-            schema.insert("x-kubernetes-group-version-kind", Value::Array(kinds));
+            schema.insert("x-kubernetes-group-version-kind", Value::Array(self.group_version_kinds(ty, kinds)));
+        }
+        if let Some((_, discriminator, fields)) = UNIONS.iter().find(|(name, _, _)| *name == ty.name.as_str()) {
+            let fields: Map = fields.iter().map(|(field, name)| (*field, Value::from(*name))).collect();
+            let mut union = object! { "fields-to-discriminateBy": fields };
+            if let (Some(map), false) = (union.as_object_mut(), discriminator.is_empty()) {
+                map.insert("discriminator", *discriminator);
+            }
+            schema.insert("x-kubernetes-unions", list![union]);
         }
         Value::Object(schema)
     }
 
+    fn group_version_kinds(&self, ty: &StructType, kinds: &[builtin::Kind]) -> Vec<Value> {
+        let mut all: Vec<Value> = kinds.iter().map(|kind| gvk(kind.group, kind.version, kind.kind)).collect();
+        let name = ty.go_name();
+        if matches!(name, "DeleteOptions" | "WatchEvent") && ty.name.starts_with(META) {
+            let others = self.group_versions.iter().filter(|gv| !(gv.group.is_empty() && gv.version == "v1"));
+            all.extend(others.map(|gv| gvk(&gv.group, &gv.version, name)));
+        }
+        all
+    }
+
     fn field(&mut self, field: &Field) -> Value {
-        let mut schema = self.ty(&field.ty, field.always && !field.pointer);
+        let mut schema = self.ty(&field.ty);
         let Some(map) = schema.as_object_mut() else { return schema };
-        if let Some(default) = &field.default {
-            map.insert("default", default.clone());
+        if field.published.default {
+            map.insert("default", field.default.clone().unwrap_or_else(|| zero(&field.ty)));
         }
         match &field.list {
+            ListKind::Atomic if field.published.list_atomic => {
+                map.insert("x-kubernetes-list-type", "atomic");
+            }
             ListKind::Atomic => {}
             ListKind::Set => {
                 map.insert("x-kubernetes-list-type", "set");
@@ -161,8 +278,10 @@ impl Schemas {
                 map.insert("x-kubernetes-list-map-keys", Value::Array(keys));
             }
         }
-        if field.atomic {
-            map.insert("x-kubernetes-map-type", "atomic");
+        for (on, kind) in [(field.published.map_atomic, "atomic"), (field.published.map_granular, "granular")] {
+            if on {
+                map.insert("x-kubernetes-map-type", kind);
+            }
         }
         let strategy =
             [(field.patch.merge, "merge"), (field.patch.replace, "replace"), (field.patch.retain_keys, "retainKeys")];
@@ -176,7 +295,7 @@ impl Schemas {
         schema
     }
 
-    fn ty(&mut self, ty: &Type, value: bool) -> Value {
+    fn ty(&mut self, ty: &Type) -> Value {
         let formatted = |ty: &str, format: &str| object! { "type": ty, "format": format };
         match ty {
             Type::Bool => object! { "type": "boolean" },
@@ -210,24 +329,20 @@ impl Schemas {
                 };
                 self.wrapped(&format!("{EXTENSIONS}{name}"), Value::Object(Map::new()))
             }
-            Type::Struct(StructRef::Builtin(ty)) => {
-                let reference = self.structure(ty);
-                if value {
-                    object! { "allOf": list![reference], "default": Map::new() }
-                } else {
-                    object! { "allOf": list![reference] }
-                }
-            }
+            Type::Struct(StructRef::Builtin(ty)) => object! { "allOf": list![self.structure(ty)] },
             Type::Struct(StructRef::Custom(_)) => object! { "type": "object" },
-            Type::List(item) => {
-                let item = self.ty(item, true);
-                object! { "type": "array", "items": item }
-            }
-            Type::Map(item) => {
-                let item = self.ty(item, true);
-                object! { "type": "object", "additionalProperties": item }
-            }
+            Type::List(item) => object! { "type": "array", "items": self.inner(item) },
+            Type::Map(item) => object! { "type": "object", "additionalProperties": self.inner(item) },
         }
+    }
+
+    /// The type of an item or of a value.
+    fn inner(&mut self, ty: &Type) -> Value {
+        let mut schema = self.ty(ty);
+        if let Some(map) = schema.as_object_mut() {
+            bare_reference(map);
+        }
+        schema
     }
 
     fn wrapped(&mut self, name: &str, schema: Value) -> Value {
@@ -235,9 +350,60 @@ impl Schemas {
     }
 }
 
-/// Whether a field has to be given: what Go always writes and is no struct.
-fn is_required(field: &Field) -> bool {
-    field.always && !field.pointer && !matches!(field.ty, Type::Struct(_) | Type::Time | Type::MicroTime)
+/// What the source of descriptions has not as a struct: an event of a watch.
+fn undescribed(ty: &StructType, field: &Field) -> Option<String> {
+    let event =
+        ty.name.as_str() == "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent" && field.name.as_str() == "object";
+    event.then(|| "The object as it is after the change, or was before a deletion; a Status after an error.".to_owned())
+}
+
+/// A reference stands in `allOf` only beside something else.
+fn bare_reference(map: &mut Map) {
+    if map.len() == 1
+        && let Some(Value::Array(items)) = map.get("allOf")
+        && let [only] = items.as_slice()
+        && let Some(target) = only.get("$ref").cloned()
+    {
+        map.remove("allOf");
+        map.insert("$ref", target);
+    }
+}
+
+/// What Go has where nothing is given.
+fn zero(ty: &Type) -> Value {
+    match ty {
+        Type::Bool => Value::Bool(false),
+        Type::Int32 | Type::Int64 | Type::Double => Value::Int(0),
+        Type::String => Value::String(String::new()),
+        _ => Value::Object(Map::new()),
+    }
+}
+
+/// A list of objects of a kind, which the descriptions leave out.
+struct List {
+    name: String,
+    kind: String,
+}
+
+impl List {
+    fn of(ty: &StructType) -> Option<Self> {
+        let name = ty.go_name();
+        let kind = name.strip_suffix("List").filter(|_| ty.field("items").is_some())?;
+        Some(Self { name: name.to_owned(), kind: kind.to_owned() })
+    }
+
+    fn describe(&self) -> String {
+        format!("{} is a list of {}.", self.name, self.kind)
+    }
+
+    fn says(&self, field: &str, docs: &Docs) -> Option<String> {
+        match field {
+            "kind" | "apiVersion" => docs.of_field("io.k8s.api.core.v1.Pod", field),
+            "metadata" => Some("Standard list metadata.".to_owned()),
+            "items" => Some(format!("List of {}.", self.kind)),
+            _ => None,
+        }
+    }
 }
 
 fn reference(name: &str) -> Value {
@@ -245,7 +411,7 @@ fn reference(name: &str) -> Value {
 }
 
 /// The name of a custom kind's schema: `com.example.v1.Widget` (`util.ToRESTFriendlyName`'s order).
-fn custom_name(gv: &GroupVersion, kind: &str) -> String {
+pub(super) fn custom_name(gv: &GroupVersion, kind: &str) -> String {
     let mut parts: Vec<&str> = gv.group.split('.').collect();
     parts.reverse();
     format!("{}.{}.{kind}", parts.join("."), gv.version)

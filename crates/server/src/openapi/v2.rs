@@ -1,27 +1,12 @@
-//! Version 2 (Swagger), made of the documents of version 3.
+//! Version 2 (Swagger), made of the parts of version 3.
 
 use skiff_machinery::{Map, Name, Value, list, object};
 
-/// One document of many.
-pub(super) fn document(documents: impl Iterator<Item = Value>) -> Value {
-    let (mut paths, mut definitions) = (Map::new(), Map::new());
-    for document in documents {
-        if let Some(schemas) = document.object_at(&["components", "schemas"]) {
-            for (name, schema) in schemas.iter() {
-                definitions.insert(name.clone(), schema2(schema));
-            }
-        }
-        if let Some(own) = document.object_at(&["paths"]) {
-            for (path, item) in own.iter() {
-                paths.insert(path.clone(), item2(item));
-            }
-        }
-    }
+/// What stands at the end of a document, after its paths and definitions.
+pub(super) fn frame() -> Value {
     object! {
         "swagger": "2.0",
-        "info": object! { "title": "Kubernetes", "version": crate::version::git_version() },
-        "paths": paths,
-        "definitions": definitions,
+        "info": object! { "title": "Kubernetes", "version": super::INFO_VERSION },
         "securityDefinitions": object! {
             "BearerToken": object! {
                 "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header",
@@ -31,43 +16,85 @@ pub(super) fn document(documents: impl Iterator<Item = Value>) -> Value {
     }
 }
 
-/// A schema without what version 2 has not: `allOf` around one reference is the reference, `oneOf` says nothing.
-fn schema2(schema: &Value) -> Value {
-    match schema {
-        Value::Object(map) => {
-            if let Some([only]) = map.get("allOf").and_then(Value::as_array)
-                && only.get("$ref").is_some()
-            {
-                let mut out = schema2(only);
-                if let Some(out) = out.as_object_mut() {
-                    for (key, value) in map.iter().filter(|(key, _)| !matches!(key.as_str(), "allOf" | "default")) {
-                        out.insert(key.clone(), schema2(value));
-                    }
-                }
-                return out;
-            }
-            let mut out = Map::new();
-            for (key, value) in map.iter() {
-                match (key.as_str(), value) {
-                    ("oneOf" | "anyOf" | "not" | "nullable", _) => {}
-                    ("$ref", Value::String(text)) => {
-                        out.insert("$ref", text.replace("#/components/schemas/", "#/definitions/"));
-                    }
-                    _ => {
-                        out.insert(key.clone(), schema2(value));
-                    }
-                }
-            }
-            // Quantities and the like: a string is what they are written as.
-            let bare = map.contains_key("oneOf") && !out.contains_key("type");
-            if bare {
-                out.insert("type", "string");
-            }
-            Value::Object(out)
+/// A custom schema without what version 2 cannot say, before it is turned like all others: a field that version 2 would
+/// be wrong about becomes one about which nothing is said (`ToStructuralOpenAPIV2`).
+pub(super) fn simplified(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    let set = |map: &Map, key: &str| map.get(key).and_then(Value::as_bool) == Some(true);
+    let nullable = set(map, "nullable");
+    let unknown = set(map, "x-kubernetes-preserve-unknown-fields");
+    let either = set(map, "x-kubernetes-int-or-string");
+    for key in ["nullable", "default", "allOf", "anyOf", "oneOf", "not"] {
+        // A reference in `allOf` is how version 3 says a reference with something beside it.
+        let reference = key == "allOf"
+            && map
+                .get(key)
+                .and_then(Value::as_array)
+                .is_some_and(|all| all.iter().any(|one| one.get("$ref").is_some()));
+        if !reference {
+            map.remove(key);
         }
-        Value::Array(items) => Value::Array(items.iter().map(schema2).collect()),
-        other => other.clone(),
     }
+    if nullable || unknown || either {
+        for key in ["items", "properties", "additionalProperties", "required"] {
+            map.remove(key);
+        }
+        if nullable || either {
+            map.remove("type");
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(key) {
+            simplified(inner);
+        }
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        for (_, inner) in properties.iter_mut() {
+            simplified(inner);
+        }
+    }
+}
+
+/// A schema without what version 2 has not: `allOf` around one reference is the reference, `oneOf` says nothing, and
+/// defaults are left out.
+pub(super) fn schema2(schema: &Value) -> Value {
+    let Some(map) = schema.as_object() else { return schema.clone() };
+    let mut out = Map::new();
+    for (key, value) in map.iter() {
+        match (key.as_str(), value) {
+            ("oneOf" | "anyOf" | "not" | "nullable" | "default", _) => {}
+            ("$ref", _) => {
+                out.insert("$ref", definition(value));
+            }
+            ("allOf", Value::Array(all)) => match all.as_slice() {
+                [only] if only.get("$ref").is_some() => {
+                    out.insert("$ref", definition(only.get("$ref").unwrap_or(&Value::Null)));
+                }
+                all => {
+                    out.insert("allOf", Value::Array(all.iter().map(schema2).collect()));
+                }
+            },
+            ("items" | "additionalProperties", _) => {
+                out.insert(key.clone(), schema2(value));
+            }
+            ("properties", Value::Object(properties)) => {
+                let properties: Map = properties.iter().map(|(name, value)| (name.clone(), schema2(value))).collect();
+                out.insert("properties", properties);
+            }
+            _ => {
+                out.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    // Quantities and the like: a string is what they are written as.
+    if map.contains_key("oneOf") && !out.contains_key("type") {
+        out.insert("type", "string");
+    }
+    Value::Object(out)
+}
+
+fn definition(reference: &Value) -> Value {
+    reference.as_str().unwrap_or_default().replace("#/components/schemas/", "#/definitions/").into()
 }
 
 fn parameter2(parameter: &Value) -> Value {
@@ -84,7 +111,7 @@ fn parameter2(parameter: &Value) -> Value {
     Value::Object(out)
 }
 
-fn item2(item: &Value) -> Value {
+pub(super) fn item2(item: &Value) -> Value {
     let mut out = Map::new();
     for (key, value) in item.as_object().into_iter().flat_map(Map::iter) {
         let value = if key.as_str() == "parameters" { parameters2(value) } else { operation2(value) };
@@ -97,8 +124,24 @@ fn parameters2(parameters: &Value) -> Value {
     Value::Array(parameters.as_array().unwrap_or_default().iter().map(parameter2).collect())
 }
 
+/// Media types in the order in which version 2 lists them.
+const ORDER: &[&str] = &[
+    "text/plain",
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
 fn media_types(content: Option<&Map>) -> Value {
-    Value::Array(content.into_iter().flat_map(Map::keys).map(|key| key.as_str().into()).collect())
+    let mut types: Vec<&str> = content.into_iter().flat_map(Map::keys).map(Name::as_str).collect();
+    types.sort_by_key(|ty| ORDER.iter().position(|known| known == ty));
+    Value::Array(types.into_iter().map(Value::from).collect())
 }
 
 fn operation2(operation: &Value) -> Value {
@@ -146,5 +189,20 @@ fn operation2(operation: &Value) -> Value {
     if !parameters.is_empty() {
         out.insert("parameters", Value::Array(parameters));
     }
+    // Where nothing is sent: resources are said to take anything, the lists of discovery what they give, and the
+    // documents of the issuer say nothing.
+    if !out.contains_key("consumes") {
+        let consumes = match out.get("produces") {
+            _ if out.contains_key("x-kubernetes-action") => Some(list!["*/*"]),
+            Some(produces) if !operation.str_at(&["operationId"]).starts_with("getServiceAccountIssuer") => {
+                Some(produces.clone())
+            }
+            _ => None,
+        };
+        if let Some(consumes) = consumes {
+            out.insert("consumes", consumes);
+        }
+    }
+    out.insert("schemes", list!["https"]);
     Value::Object(out)
 }

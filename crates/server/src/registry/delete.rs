@@ -10,7 +10,7 @@ use super::respond::Scope;
 use super::{Registry, wire};
 use crate::admission::{Attributes, Operation};
 use crate::request::options::DeleteOptions;
-use skiff_machinery::{ApiError, Map, Value};
+use skiff_machinery::{ApiError, GroupResource, Map, Value};
 use std::sync::Arc;
 
 /// What a delete left.
@@ -35,13 +35,19 @@ const RETURNS_OBJECT: &[(&str, &str)] = &[
     ("storage.k8s.io", "volumeattributesclasses"),
     ("storage.k8s.io", "csidrivers"),
     ("storage.k8s.io", "csinodes"),
-    ("storage.k8s.io", "csistoragecapacities"),
-    ("scheduling.k8s.io", "priorityclasses"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
 ];
 
 /// Whether the answer to a delete is the object.
 pub(super) fn returns_object(scope: &Scope) -> bool {
-    let name = &scope.resource.name;
+    answers_with_object(&scope.resource.name)
+}
+
+/// The same, by name.
+pub(crate) fn answers_with_object(name: &GroupResource) -> bool {
     RETURNS_OBJECT.iter().any(|(group, resource)| *group == name.group && *resource == name.resource)
 }
 

@@ -44,6 +44,7 @@ mod watch;
 pub mod wire;
 mod write;
 
+pub(crate) use delete::answers_with_object;
 pub(crate) use meta::generate_name;
 pub use resources::Resources;
 pub(crate) use respond::tree as tree_answer;

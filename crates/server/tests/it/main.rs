@@ -7,6 +7,7 @@ mod custom;
 mod front;
 mod horizon;
 mod kubectl;
+mod openapi;
 mod proxy;
 mod services;
 mod verbs;
