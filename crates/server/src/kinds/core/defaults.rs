@@ -70,9 +70,21 @@ pub(crate) fn service(object: &mut Value) {
     }
 }
 
-/// `SetDefaults_Secret`.
+/// `SetDefaults_Secret`, and what `Convert_v1_Secret_To_core_Secret` does: `stringData` is only written, never stored; its
+/// values go over those of `data`.
 pub(crate) fn secret(object: &mut Value) {
+    use base64::Engine;
     object.fill_text("type", "Opaque");
+    let Some(Value::Object(texts)) = object.as_object_mut().and_then(|object| object.remove("stringData")) else {
+        return;
+    };
+    let data = object.make("data");
+    for (key, text) in texts.iter() {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
+        if let Some(data) = data.as_object_mut() {
+            data.insert(key.clone(), encoded);
+        }
+    }
 }
 
 /// `SetDefaults_Endpoints`.
