@@ -191,6 +191,13 @@ fn priority_classes() -> impl Iterator<Item = Desired> {
 /// One line for each object: kind, name, spec.
 const FLOW_CONTROL: &str = include_str!("flowcontrol.tsv");
 
+/// The spec that an object of flow control begins with.
+pub(crate) fn flow_control_spec(kind: &str, name: &str) -> Option<Value> {
+    let mut lines = FLOW_CONTROL.lines().map(|line| line.splitn(3, '\t').collect::<Vec<_>>());
+    let found = lines.find(|cells| cells.first() == Some(&kind) && cells.get(1) == Some(&name))?;
+    Some(json::from_str(found.get(2)?).expect("the committed table holds JSON"))
+}
+
 fn flow_control(now: &str) -> impl Iterator<Item = Desired> {
     FLOW_CONTROL.lines().filter_map(move |line| {
         let mut cells = line.split('\t');

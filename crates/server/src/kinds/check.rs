@@ -10,6 +10,7 @@ pub(crate) trait Report {
     fn required(&mut self, path: &FieldPath<'_>, detail: impl AsRef<str>);
     fn forbidden(&mut self, path: &FieldPath<'_>, detail: impl AsRef<str>);
     fn duplicate(&mut self, path: &FieldPath<'_>, value: impl Into<Value>);
+    /// `supported` is told in this order: sorted where upstream keeps a set, else in the order of its list.
     fn not_supported(&mut self, path: &FieldPath<'_>, value: impl Into<Value>, supported: &[&str]);
     fn too_long(&mut self, path: &FieldPath<'_>, max: usize);
     /// One `invalid` for each mistake in a text.
@@ -34,7 +35,7 @@ impl Report for ErrorList {
         self.push(FieldError::duplicate(path, value));
     }
     fn not_supported(&mut self, path: &FieldPath<'_>, value: impl Into<Value>, supported: &[&str]) {
-        self.push(FieldError::not_supported(path, value, supported));
+        self.push(FieldError::not_supported_in_order(path, value, supported));
     }
     fn too_long(&mut self, path: &FieldPath<'_>, max: usize) {
         self.push(FieldError::too_long(path, max));
@@ -117,6 +118,71 @@ pub(crate) fn subdomain(errors: &mut ErrorList, path: &FieldPath<'_>, value: &st
 /// `ValidateQualifiedName`.
 pub(crate) fn qualified_name(errors: &mut ErrorList, path: &FieldPath<'_>, value: &str) {
     errors.mistakes(path, value, names::is_qualified_name(value));
+}
+
+/// `IsValidPortNum`.
+pub(crate) fn port_num(errors: &mut ErrorList, path: &FieldPath<'_>, port: i64) {
+    for mistake in names::is_valid_port_num(port) {
+        errors.invalid(path, port, mistake);
+    }
+}
+
+/// A text that has to be there and can stand in a path.
+pub(crate) fn required_segment(errors: &mut ErrorList, path: &FieldPath<'_>, value: &str) {
+    if value.is_empty() {
+        errors.required(path, "");
+    } else {
+        errors.mistakes(path, value, names::is_valid_path_segment_name(value));
+    }
+}
+
+/// `ValidateConditions` (apimachinery/pkg/apis/meta/v1/validation): the `conditions` of a status in metav1's shape.
+pub(crate) fn conditions(errors: &mut ErrorList, path: &FieldPath<'_>, status: &Value) {
+    const LONGEST_REASON: usize = 1024;
+    const LONGEST_MESSAGE: usize = 32 * 1024;
+    let list = path.child("conditions");
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, condition) in status.items("conditions").iter().enumerate() {
+        let path = list.index(index);
+        let ty = condition.text("type");
+        if seen.contains(&ty) {
+            errors.duplicate(&path.child("type"), ty);
+        }
+        seen.push(ty);
+        errors.mistakes(&path.child("type"), ty, names::is_qualified_name(ty));
+        let value = condition.text("status");
+        if !["False", "True", "Unknown"].contains(&value) {
+            errors.not_supported(&path.child("status"), value, &["False", "True", "Unknown"]);
+        }
+        errors.non_negative(&path.child("observedGeneration"), condition.int("observedGeneration"));
+        if !condition.has_some("lastTransitionTime") {
+            errors.required(&path.child("lastTransitionTime"), "must be set");
+        }
+        let reason = condition.text("reason");
+        if reason.is_empty() {
+            errors.required(&path.child("reason"), "must be set");
+        } else if reason.len() > LONGEST_REASON {
+            errors.too_long(&path.child("reason"), LONGEST_REASON);
+        } else if !is_condition_reason(reason) {
+            let detail = names::regex_error(
+                "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+                "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+                &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+            );
+            errors.invalid(&path.child("reason"), reason, detail);
+        }
+        if condition.text("message").len() > LONGEST_MESSAGE {
+            errors.too_long(&path.child("message"), LONGEST_MESSAGE);
+        }
+    }
+}
+
+fn is_condition_reason(reason: &str) -> bool {
+    let bytes = reason.as_bytes();
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.last().is_some_and(|byte| word(*byte))
+        && bytes.iter().all(|byte| word(*byte) || matches!(byte, b',' | b':'))
 }
 
 /// `ValidatePortNumOrName`.

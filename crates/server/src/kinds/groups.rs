@@ -1,7 +1,6 @@
-//! What is wrong with kinds of rbac, coordination, discovery and, in their essentials, of the other groups.
+//! What is wrong with kinds of rbac, coordination, discovery, scheduling, node and certificates.
 //!
-//! Not here yet, beyond defaults and these essentials: rules of autoscalers, ingresses, network policies, disruption
-//! budgets, flow control, CSI, certificates and dynamic resources.
+//! Not here yet: rules of dynamic resources, admission policies, trust bundles and workloads.
 
 use super::check::{self, Report, each, immutable};
 use super::tree::Tree;
@@ -71,7 +70,7 @@ pub(super) fn role_binding(_: &RequestContext, object: &Value) -> ErrorList {
     if reference("apiGroup") != RBAC {
         errors.not_supported(&path.child("apiGroup"), reference("apiGroup"), &[RBAC]);
     }
-    let kinds: &[&str] = if namespaced { &["ClusterRole", "Role"] } else { &["ClusterRole"] };
+    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     if !kinds.contains(&reference("kind")) {
         errors.not_supported(&path.child("kind"), reference("kind"), kinds);
     }
@@ -95,16 +94,20 @@ pub(super) fn role_binding(_: &RequestContext, object: &Value) -> ErrorList {
                 if !group.is_empty() {
                     errors.not_supported(&path.child("apiGroup"), group, &[""]);
                 }
-                if subject.text("namespace").is_empty() {
+                if !namespaced && subject.text("namespace").is_empty() {
                     errors.required(&path.child("namespace"), "");
                 }
             }
-            "User" | "Group" => {
+            kind @ ("User" | "Group") => {
+                if subject.text("name").is_empty() {
+                    let detail = format!("{} name cannot be empty", kind.to_lowercase());
+                    errors.invalid(&path.child("name"), "", detail);
+                }
                 if group != RBAC {
                     errors.not_supported(&path.child("apiGroup"), group, &[RBAC]);
                 }
             }
-            other => errors.not_supported(&path.child("kind"), other, &["Group", "ServiceAccount", "User"]),
+            other => errors.not_supported(&path.child("kind"), other, &["ServiceAccount", "User", "Group"]),
         }
     });
     errors
@@ -127,7 +130,24 @@ pub(super) fn lease(_: &RequestContext, object: &Value) -> ErrorList {
         errors.invalid(&SPEC.child("leaseDurationSeconds"), seconds, "must be greater than 0");
     }
     errors.non_negative(&SPEC.child("leaseTransitions"), spec.int("leaseTransitions"));
+    let strategy = spec.field("strategy").and_then(Value::as_str);
+    if let Some(strategy) = strategy {
+        lease_strategy(&mut errors, &SPEC.child("strategy"), strategy);
+    }
+    if spec.has_some("preferredHolder") && strategy.unwrap_or("").is_empty() {
+        errors.forbidden(&SPEC.child("preferredHolder"), "may only be specified if `strategy` is defined");
+    }
     errors
+}
+
+/// `ValidateCoordinatedLeaseStrategy`; upstream names the field twice.
+fn lease_strategy(errors: &mut ErrorList, path: &FieldPath<'_>, strategy: &str) {
+    let path = path.child("strategy");
+    if strategy.contains('/') {
+        check::qualified_name(errors, &path, strategy);
+    } else if strategy != "OldestEmulationVersion" {
+        errors.not_supported(&path, strategy, &["OldestEmulationVersion"]);
+    }
 }
 pub(super) fn lease_update(context: &RequestContext, object: &Value, _: &Value) -> ErrorList {
     lease(context, object)
@@ -259,46 +279,19 @@ pub(super) fn priority_class(_: &RequestContext, object: &Value) -> ErrorList {
         let detail = format!("maximum allowed value of a user defined priority is {HIGHEST}");
         errors.forbidden(&FieldPath::new("value"), detail);
     }
-    let policy = object.text("preemptionPolicy");
-    if !policy.is_empty() && !["Never", "PreemptLowerPriority"].contains(&policy) {
-        errors.not_supported(&FieldPath::new("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+    if object.has("preemptionPolicy") {
+        let path = FieldPath::new("preemptionPolicy");
+        errors.one_of(&path, object.text("preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
     }
     errors
 }
 pub(super) fn priority_class_update(_: &RequestContext, object: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    for field in ["value", "preemptionPolicy"] {
-        if object.get(field) != old.get(field) {
-            errors.forbidden(&FieldPath::new(field), "may not be changed in an update.");
-        }
+    if object.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
+        errors.forbidden(&FieldPath::new("value"), "may not be changed in an update.");
     }
-    errors
-}
-
-/// `ValidateStorageClass`.
-pub(super) fn storage_class(_: &RequestContext, object: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    if object.text("provisioner").is_empty() {
-        errors.required(&FieldPath::new("provisioner"), "");
-    }
-    let policy = object.text("reclaimPolicy");
-    if !["Delete", "Retain"].contains(&policy) {
-        errors.not_supported(&FieldPath::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
-    }
-    errors.one_of(
-        &FieldPath::new("volumeBindingMode"),
-        object.text("volumeBindingMode"),
-        &["Immediate", "WaitForFirstConsumer"],
-    );
-    errors
-}
-pub(super) fn storage_class_update(context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
-    let mut errors = storage_class(context, object);
-    for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-        if object.get(field) != old.get(field) {
-            errors.forbidden(&FieldPath::new(field), format!("updates to {field} are forbidden."));
-        }
-    }
+    let field = "preemptionPolicy";
+    immutable(&mut errors, &FieldPath::new(field), object.get(field), old.get(field));
     errors
 }
 
@@ -307,6 +300,16 @@ pub(super) fn runtime_class(_: &RequestContext, object: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let handler = object.text("handler");
     check::label(&mut errors, &FieldPath::new("handler"), handler);
+    let overhead = FieldPath::new("overhead");
+    for (name, value) in object.object_at(&["overhead", "podFixed"]).into_iter().flat_map(|map| map.iter()) {
+        let limits = overhead.child("limits");
+        super::core::pod::resource_entry(&mut errors, &limits.key(name), name, value);
+    }
+    if let Some(scheduling) = object.field("scheduling") {
+        let path = FieldPath::new("scheduling");
+        check::labels(&mut errors, &path.child("nodeSelector"), scheduling.map("nodeSelector"));
+        super::core::pod::placement::tolerations(&mut errors, &path, scheduling);
+    }
     errors
 }
 pub(super) fn runtime_class_update(_: &RequestContext, object: &Value, old: &Value) -> ErrorList {

@@ -4,9 +4,10 @@
 //! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves. Start
 //! reading at `table` (the facts), `rules` (which functions belong to which kind) and `strategy` (what all share).
 //!
-//! Not here yet: full validation beyond core, apps, batch, rbac, coordination and discovery (see `groups`); conversion of
+//! Not here yet: rules of dynamic resources, of admission policies and of the volume in a VolumeAttachment; conversion of
 //! `resource.k8s.io/v1beta1`; descriptions of columns.
 
+mod autoscaling;
 pub mod builtin;
 pub(crate) mod check;
 mod columns;
@@ -14,10 +15,13 @@ mod convert;
 pub mod core;
 mod defaults;
 mod fields;
+mod flow_control;
 mod groups;
 mod names;
+mod networking;
 mod prepare;
 mod rules;
+mod storage;
 mod strategy;
 mod table;
 pub(crate) mod tree;
@@ -279,5 +283,7 @@ pub trait Reservation: Send {
     fn roll_back(self: Box<Self>) -> HookFuture<'static, ()>;
 }
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use skiff_machinery::codec::json;
 use skiff_machinery::{GroupVersion, Value};
 use std::sync::Arc;
 
-fn context() -> RequestContext {
+pub(super) fn context() -> RequestContext {
     RequestContext {
         user: Arc::default(),
         info: Arc::default(),
@@ -48,7 +48,7 @@ fn pods() {
         (r#"{"containers":[{"name":"a"}]}"#, "spec.containers[0].image: Required value"),
         (
             r#"{"restartPolicy":"Sometimes","containers":[{"name":"a","image":"i"},{"name":"a","image":"i"}]}"#,
-            "spec.containers[1].name: Duplicate value: \"a\"\nspec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "spec.containers[1].name: Duplicate value: \"a\"\nspec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             r#"{"containers":[{"name":"a","image":"i","volumeMounts":[{"name":"v","mountPath":"/x"}]}]}"#,
@@ -220,7 +220,7 @@ fn small_kinds() {
         (
             "nodes",
             r#"{"spec":{"taints":[{"key":"a","effect":"Never"}]}}"#,
-            "spec.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"",
+            "spec.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
         ),
         (
             "persistentvolumeclaims",
@@ -240,6 +240,16 @@ fn small_kinds() {
             assert_eq!(found, expected, "{manifest}");
         }
     }
+}
+
+#[test]
+fn texts_of_a_secret_go_into_its_data() {
+    let manifest =
+        r#"{"metadata":{"name":"s","namespace":"d"},"data":{"a":"b2xk","b":"b2xk"},"stringData":{"a":"new"}}"#;
+    let (secret, errors) = created("secrets", manifest);
+    assert_eq!(errors, Vec::<String>::new());
+    assert_eq!((secret.str_at(&["data", "a"]), secret.str_at(&["data", "b"])), ("bmV3", "b2xk"));
+    assert_eq!(secret.get("stringData"), None);
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn always_running(errors: &mut ErrorList, spec: &Value) {
 }
 
 /// `ValidatePositiveIntOrPercent` and `IsNotMoreThan100Percent`; the number behind a percentage, 0 when it is none.
-fn int_or_percent(errors: &mut ErrorList, path: &FieldPath<'_>, value: Option<&Value>) -> i64 {
+pub(super) fn int_or_percent(errors: &mut ErrorList, path: &FieldPath<'_>, value: Option<&Value>) -> i64 {
     match value {
         Some(Value::String(text)) => {
             let mistakes = names::is_valid_percent(text);
@@ -77,7 +77,7 @@ fn int_or_percent(errors: &mut ErrorList, path: &FieldPath<'_>, value: Option<&V
     }
 }
 
-fn not_more_than_all(errors: &mut ErrorList, path: &FieldPath<'_>, value: Option<&Value>) {
+pub(super) fn not_more_than_all(errors: &mut ErrorList, path: &FieldPath<'_>, value: Option<&Value>) {
     if let Some(Value::String(text)) = value
         && text.trim_end_matches('%').parse::<i64>().is_ok_and(|percent| percent > 100)
     {

@@ -131,12 +131,18 @@ fn type_rules(errors: &mut ErrorList, spec: &Value, path: &FieldPath<'_>, kind: 
 fn ports(errors: &mut ErrorList, spec: &Value, path: &FieldPath<'_>, kind: &str) {
     let several = spec.items("ports").len() > 1;
     let mut seen_names: Vec<&str> = Vec::new();
-    each(spec, "ports", path, |port, path| {
+    let list = path.child("ports");
+    for (index, port) in spec.items("ports").iter().enumerate() {
+        let path = list.index(index);
         let name = port.text("name");
         if several && name.is_empty() {
             errors.required(&path.child("name"), "");
         } else if !name.is_empty() {
             check::label(errors, &path.child("name"), name);
+            if seen_names.contains(&name) {
+                errors.duplicate(&path.child("name"), name);
+            }
+            seen_names.push(name);
         }
         let number = port.int("port").unwrap_or(0);
         for mistake in names::is_valid_port_num(number) {
@@ -147,14 +153,6 @@ fn ports(errors: &mut ErrorList, spec: &Value, path: &FieldPath<'_>, kind: &str)
         if let Some(protocol) = port.field("appProtocol").and_then(Value::as_str) {
             check::qualified_name(errors, &path.child("appProtocol"), protocol);
         }
-    });
-    let list = path.child("ports");
-    for (index, port) in spec.items("ports").iter().enumerate() {
-        let name = port.text("name");
-        if !name.is_empty() && seen_names.contains(&name) {
-            errors.duplicate(&list.index(index).child("name"), name);
-        }
-        seen_names.push(name);
     }
     if kind == "ClusterIP" {
         each(spec, "ports", path, |port, path| {

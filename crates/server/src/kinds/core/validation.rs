@@ -4,7 +4,7 @@
 //! Not here yet: details of volume sources of persistent volumes.
 
 use super::pod::{resources::amount, validate_quantity};
-use crate::kinds::check::{self, Report, each, immutable, quantity_text, shown};
+use crate::kinds::check::{self, Report, each, immutable, quantity_text};
 use crate::kinds::strategy::restore;
 use crate::kinds::tree::Tree;
 use crate::request::RequestContext;
@@ -568,34 +568,115 @@ pub(crate) fn endpoints_update(context: &RequestContext, object: &Value, _: &Val
     endpoints(context, object)
 }
 
-/// `legacyValidateEvent`: an event is where what it is about is.
+/// Whether a request came by events.k8s.io, whose rules are stricter than those of the core group.
+fn strict_event(context: &RequestContext) -> bool {
+    context.info.group == "events.k8s.io"
+}
+
+/// `ValidateEventCreate`.
 pub(crate) fn event(context: &RequestContext, object: &Value) -> ErrorList {
+    let mut errors = legacy_event(object);
+    if !strict_event(context) {
+        return errors;
+    }
+    event_series(&mut errors, object);
+    if !object.has_some("eventTime") {
+        errors.required(&FieldPath::new("eventTime"), "");
+    }
+    let ty = object.text("type");
+    if !["Normal", "Warning"].contains(&ty) {
+        errors.invalid(&FieldPath::new("type"), "", format!("has invalid value: {ty}"));
+    }
+    let source = |field: &str| !object.str_at(&["source", field]).is_empty();
+    for (field, set) in [
+        ("firstTimestamp", object.has_some("firstTimestamp")),
+        ("lastTimestamp", object.has_some("lastTimestamp")),
+        ("count", object.int("count").unwrap_or(0) != 0),
+        ("source", source("component") || source("host")),
+    ] {
+        if set {
+            errors.invalid(&FieldPath::new(field), "", "needs to be unset");
+        }
+    }
+    errors
+}
+
+/// `ValidateEventUpdate`.
+pub(crate) fn event_update(context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+    let mut errors = legacy_event(object);
+    if !strict_event(context) {
+        return errors;
+    }
+    if object.get("series") != old.get("series") {
+        event_series(&mut errors, object);
+    }
+    for (field, shown) in [
+        ("involvedObject", "involvedObject"),
+        ("reason", "reason"),
+        ("message", "message"),
+        ("source", "source"),
+        ("firstTimestamp", "firstTimestamp"),
+        ("lastTimestamp", "lastTimestamp"),
+        ("count", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ] {
+        check::immutable(&mut errors, &FieldPath::new(shown), object.get(field), old.get(field));
+    }
+    errors
+}
+
+fn event_series(errors: &mut ErrorList, object: &Value) {
+    let Some(series) = object.field("series") else { return };
+    if series.int("count").unwrap_or(0) < 2 {
+        errors.invalid(&FieldPath::new("series.count"), "", "should be at least 2");
+    }
+    if !series.has_some("lastObservedTime") {
+        errors.required(&FieldPath::new("series.lastObservedTime"), "");
+    }
+}
+
+/// `legacyValidateEvent`: an event is where what it is about is; one of the new shape says by whom.
+fn legacy_event(object: &Value) -> ErrorList {
+    const LONGEST: usize = 128;
+    const LONGEST_NOTE: usize = 1024;
     let mut errors = ErrorList::new();
     let namespace = object.str_at(&["metadata", "namespace"]);
     let involved = object.str_at(&["involvedObject", "namespace"]);
     let path = FieldPath::new("involvedObject");
-    if involved.is_empty() {
-        if !namespace.is_empty() && namespace != "default" && namespace != "kube-system" {
+    let mut elsewhere = |wrong: bool| {
+        if wrong {
             errors.invalid(&path.child("namespace"), involved, "does not match event.namespace");
         }
-    } else if involved != namespace {
-        errors.invalid(&path.child("namespace"), involved, "does not match event.namespace");
-    }
-    if context.info.group == "events.k8s.io" {
-        for (field, word) in [
-            ("reportingComponent", "reportingController"),
-            ("reportingInstance", "reportingInstance"),
-            ("action", "action"),
-            ("reason", "reason"),
-        ] {
-            if object.text(field).is_empty() {
-                errors.required(&FieldPath::new(word), "");
+    };
+    if !object.has_some("eventTime") {
+        elsewhere(if involved.is_empty() { !["", "default"].contains(&namespace) } else { involved != namespace });
+    } else {
+        elsewhere(involved.is_empty() && !["default", "kube-system"].contains(&namespace));
+        let controller = object.text("reportingComponent");
+        let path = FieldPath::new("reportingController");
+        if controller.is_empty() {
+            errors.required(&path, "");
+        }
+        check::qualified_name(&mut errors, &path, controller);
+        for field in ["reportingInstance", "action", "reason"] {
+            let text = object.text(field);
+            if text.is_empty() {
+                errors.required(&FieldPath::new(field), "");
+            }
+            if text.len() > LONGEST {
+                errors.invalid(&FieldPath::new(field), "", format!("can have at most {LONGEST} characters"));
             }
         }
-        if !["Normal", "Warning"].contains(&object.text("type")) {
-            errors.invalid(&FieldPath::new("type"), shown(object.get("type")), "has invalid value: ");
+        if object.text("message").len() > LONGEST_NOTE {
+            errors.invalid(&FieldPath::new("message"), "", format!("can have at most {LONGEST_NOTE} characters"));
         }
     }
+    errors.mistakes(&FieldPath::new("namespace"), namespace, names::is_dns1123_subdomain(namespace));
     errors
 }
 

@@ -479,9 +479,7 @@ pub(super) fn resources(errors: &mut ErrorList, path: &FieldPath<'_>, resources:
     for list in ["limits", "requests"] {
         let path = path.child(list);
         for (name, value) in resources.map(list).into_iter().flat_map(|map| map.iter()) {
-            let path = path.key(name);
-            resource_name(errors, &path, name);
-            quantity(errors, &path, name, value);
+            resource_entry(errors, &path.key(name), name, value);
         }
     }
     let limits_path = path.child("limits");
@@ -504,6 +502,12 @@ pub(super) fn resources(errors: &mut ErrorList, path: &FieldPath<'_>, resources:
             None => {}
         }
     }
+}
+
+/// One amount of one resource.
+pub(crate) fn resource_entry(errors: &mut ErrorList, path: &FieldPath<'_>, name: &str, value: &Value) {
+    resource_name(errors, path, name);
+    quantity(errors, path, name, value);
 }
 
 fn is_extended(name: &str) -> bool {

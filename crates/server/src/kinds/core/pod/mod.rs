@@ -8,4 +8,4 @@ pub(crate) mod validation;
 mod volumes;
 pub(crate) mod warnings;
 
-pub(crate) use containers::quantity as validate_quantity;
+pub(crate) use containers::{quantity as validate_quantity, resource_entry};

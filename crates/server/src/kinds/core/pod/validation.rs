@@ -69,11 +69,11 @@ fn pod_spec(errors: &mut ErrorList, path: &FieldPath<'_>, spec: &Value) {
         }
     }
     host_ports(errors, path, spec);
-    errors.one_of(&path.child("restartPolicy"), spec.text("restartPolicy"), &["Always", "Never", "OnFailure"]);
+    errors.one_of(&path.child("restartPolicy"), spec.text("restartPolicy"), &["Always", "OnFailure", "Never"]);
     errors.one_of(
         &path.child("dnsPolicy"),
         spec.text("dnsPolicy"),
-        &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
     check::labels(errors, &path.child("nodeSelector"), spec.map("nodeSelector"));
     pod_security_context(errors, path, spec);
@@ -232,7 +232,7 @@ fn pod_names(errors: &mut ErrorList, path: &FieldPath<'_>, spec: &Value) {
     });
     let policy = spec.text("preemptionPolicy");
     if !policy.is_empty() && !["Never", "PreemptLowerPriority"].contains(&policy) {
-        errors.not_supported(&path.child("preemptionPolicy"), policy, &["Never", "PreemptLowerPriority"]);
+        errors.not_supported(&path.child("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
     }
     if let Some(os) = spec.field("os") {
         errors.one_of(&path.child("os").child("name"), os.text("name"), &["linux", "windows"]);
