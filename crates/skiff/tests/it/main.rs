@@ -1,8 +1,9 @@
-//! The executable itself, as root, on temporary directories and in network namespaces of its own.
+//! The executable itself; where it makes a node, as root, on temporary directories and in network namespaces of its own.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "tests: a failed step fails the test; a test that cannot run says why"
 )]
 
+mod bench;
 mod cleanup;
