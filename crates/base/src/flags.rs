@@ -1,8 +1,9 @@
 //! Command lines of components in upstream's syntax: `--flag=value`, `--flag value`, `--switch`, `-v=2`.
 //!
-//! A component says which of upstream's flags it serves; the rest of upstream's flags are refused **by name** with the
-//! reason (the feature is absent), unless they are given their default, which changes nothing. What upstream does not
-//! know either is an unknown flag, with the nearest name told. All mistakes are told at once.
+//! A component says which of upstream's flags it serves ([`Served`]); the rest of upstream's flags are refused **by
+//! name** (nothing acts upon them), unless they are given their default, which changes nothing. What upstream does not
+//! know either is an unknown flag, with the nearest name told. All mistakes are told at once. The same table is what
+//! `--help` and the documents show ([`help`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,12 +74,65 @@ impl Flag {
     /// Whether a value is the one that holds without the flag.
     fn is_default(self, value: &str) -> bool {
         let value = value.trim_matches('"');
-        if value == self.default {
+        let same_time = || Some(parse_duration(value)? == parse_duration(self.default)?);
+        if value == self.default || (self.kind == "duration" && same_time() == Some(true)) {
             return true;
         }
         self.default.is_empty() && matches!(value, "" | "0" | "false" | "0s" | "[]")
             || self.is_switch() && self.default.is_empty() && value == "false"
     }
+}
+
+/// A flag that a component acts upon, and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Without dashes.
+    pub name: &'static str,
+    /// What it does here.
+    pub help: &'static str,
+    /// Type and default of a flag that upstream does not have.
+    own: Option<(&'static str, &'static str)>,
+}
+
+impl Served {
+    /// One of upstream's.
+    pub const fn upstream(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, own: None }
+    }
+    /// One of ours: `kind` is Go's name of its type.
+    pub const fn own(name: &'static str, kind: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self { name, help, own: Some((kind, default)) }
+    }
+    /// Whether upstream does not have it.
+    pub const fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+    fn flag(&self) -> Option<Flag> {
+        self.own.map(|(kind, default)| Flag { name: self.name, kind, default })
+    }
+}
+
+/// Every component logs.
+const VERBOSITY: Flag = Flag { name: "v", kind: "Level", default: "0" };
+
+/// The flags of a component that are served, each with its type and default. A name that upstream does not have is a
+/// mistake in the table; it is left out, and a test finds it.
+pub fn served(component: Component, served: &[Served]) -> Vec<(Flag, Served)> {
+    let upstream: BTreeMap<&'static str, Flag> = component.flags().map(|flag| (flag.name, flag)).collect();
+    let find = |one: &Served| one.flag().or_else(|| upstream.get(one.name).copied());
+    served.iter().filter_map(|one| Some((find(one)?, *one))).collect()
+}
+
+/// What `--help` says: each flag with its type and default, then what it does.
+pub fn help(component: Component, flags: &[Served]) -> String {
+    let mut text = String::new();
+    for (flag, one) in served(component, flags) {
+        let kind = if flag.kind.is_empty() { String::new() } else { format!(" {}", flag.kind) };
+        let default = if flag.default.is_empty() { String::new() } else { format!(" (default {})", flag.default) };
+        text.push_str(&format!("  --{}{kind}\n          {}{default}\n", flag.name, one.help));
+    }
+    text.push_str("  -v, --v Level\n          Log level: from 4 on details, from 8 on everything (default 0)\n");
+    text
 }
 
 /// A mistake on the command line.
@@ -92,8 +146,8 @@ pub enum FlagError {
         /// The nearest known name.
         hint: Option<&'static str>,
     },
-    /// Upstream knows it; its feature is not built here.
-    #[error("--{name} is a flag of {component} whose feature is not here yet; leave it out or give its default")]
+    /// Upstream knows it; nothing here acts upon it.
+    #[error("--{name} is a flag of {component} that skiff does not act upon; leave it out or give its default")]
     Absent {
         /// Which.
         name: String,
@@ -130,12 +184,15 @@ pub struct Values {
 
 impl Values {
     /// Reads arguments (without the program's name). `served`: flags of the component that have effect.
-    pub fn parse<I>(component: Component, served: &[&str], arguments: I) -> Result<Self, Vec<FlagError>>
+    pub fn parse<I>(component: Component, served: &[Served], arguments: I) -> Result<Self, Vec<FlagError>>
     where
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        let flags: BTreeMap<&'static str, Flag> = component.flags().map(|flag| (flag.name, flag)).collect();
+        let mut flags: BTreeMap<&'static str, Flag> = component.flags().map(|flag| (flag.name, flag)).collect();
+        flags.extend(served.iter().filter_map(|one| Some((one.name, one.flag()?))));
+        flags.insert("v", VERBOSITY);
+        let is_served = |name: &str| name == "v" || served.iter().any(|one| one.name == name);
         let mut values = Self::default();
         let mut errors = Vec::new();
         let mut arguments = arguments.into_iter().map(Into::into).peekable();
@@ -155,9 +212,7 @@ impl Values {
                 }
                 _ => (),
             }
-            let known = flags.get(name.as_str()).copied();
-            let Some(flag) = known.or_else(|| (name == "v").then_some(Flag { name: "v", kind: "Level", default: "0" }))
-            else {
+            let Some(flag) = flags.get(name.as_str()).copied() else {
                 let hint = nearest(&name, flags.keys().copied());
                 errors.push(FlagError::Unknown { name, hint });
                 // Its value, if it had one, would only be told as a second mistake.
@@ -173,7 +228,7 @@ impl Values {
                 errors.push(FlagError::MissingValue(name));
                 continue;
             };
-            if flag.name != "v" && !served.contains(&flag.name) && !flag.is_default(&value) {
+            if !is_served(flag.name) && !flag.is_default(&value) {
                 errors.push(FlagError::Absent { name, component: component.name() });
                 continue;
             }
@@ -317,7 +372,11 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Values, Vec<String>> {
-        let served = ["bind-address", "leader-elect", "leader-elect-lease-duration", "tls-cipher-suites"];
+        let served = ["bind-address", "leader-elect", "leader-elect-lease-duration", "tls-cipher-suites"]
+            .map(|name| Served::upstream(name, ""))
+            .into_iter()
+            .chain([Served::own("data-dir", "string", "/var/lib/skiff", "")])
+            .collect::<Vec<_>>();
         Values::parse(Component::KubeScheduler, &served, arguments.iter().copied())
             .map_err(|errors| errors.iter().map(FlagError::to_string).collect())
     }
@@ -334,6 +393,8 @@ mod tests {
             "C",
             "-v=4",
             "--secure-port=10259",
+            "--leader-elect-renew-deadline=0h0m10s",
+            "--data-dir=/d",
         ];
         let Ok(values) = parse(&arguments) else { panic!("refused") };
         assert_eq!(values.get("bind-address"), Some("127.0.0.1"));
@@ -341,6 +402,8 @@ mod tests {
         assert_eq!(values.duration("leader-elect-lease-duration"), Some(Duration::from_secs(20)));
         assert_eq!(values.list("tls-cipher-suites"), ["A", "B", "C"]);
         assert_eq!(values.integer("v"), Some(4));
+        assert_eq!(values.get("data-dir"), Some("/d"));
+        assert_eq!(values.get("secure-port"), Some("10259"));
     }
 
     #[test]
@@ -358,7 +421,7 @@ mod tests {
             errors,
             [
                 "unknown flag: --bind-adress (did you mean --bind-address?)",
-                "--secure-port is a flag of kube-scheduler whose feature is not here yet; leave it out or give its default",
+                "--secure-port is a flag of kube-scheduler that skiff does not act upon; leave it out or give its default",
                 "invalid argument \"perhaps\" for \"--leader-elect\" flag: must be true or false",
                 "invalid argument \"x\" for \"--bind-address\" flag: must be an IP address",
                 "unexpected argument \"stray\"",

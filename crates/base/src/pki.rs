@@ -314,6 +314,9 @@ fn authority(dir: &Path, file: &'static str, name: &str, now: SystemTime) -> Res
     let certificate = read_optional(&crt)?;
     if let Some(pem) = &certificate {
         let end = not_after(pem).ok_or_else(|| broken(&crt, "not a certificate"))?;
+        if key.as_ref().is_some_and(|key| !belongs(pem, key)) {
+            return Err(broken(&crt, &format!("it is not the certificate of {}", key_path.display())));
+        }
         // Renewed with the same key and name: everything that it has signed stays valid.
         if key.is_none() || end > now + LEAF_LIFETIME {
             return Ok(Authority { name: file, certificate: pem.clone(), key, key_pem });
@@ -392,9 +395,13 @@ fn leaf_file_for(
             subject_names(&certificate)
                 .is_some_and(|found| wanted.dns.is_subset(&found.dns) && wanted.ips.is_subset(&found.ips))
         });
-        let usable = authority.key.is_none()
-            || (names_hold && fresh(&certificate, now) && issued_by(&certificate, &authority.certificate));
-        if usable {
+        let pair_holds = key_pair(&key_path, &key).is_ok_and(|key| belongs(&certificate, &key));
+        if authority.key.is_none() {
+            // Made elsewhere, RSA in its old form included, which only TLS reads: what cannot be told here is let pass.
+            not_after(&certificate).ok_or_else(|| broken(&crt, "not a certificate"))?;
+            return Ok(Pair { certificate, key });
+        }
+        if pair_holds && names_hold && fresh(&certificate, now) && issued_by(&certificate, &authority.certificate) {
             return Ok(Pair { certificate, key });
         }
     }
@@ -512,6 +519,37 @@ fn subject_names(pem: &str) -> Option<Wanted> {
     })
 }
 
+/// Whether the first certificate of a PEM text is of this key.
+fn belongs(pem: &str, key: &KeyPair) -> bool {
+    use rcgen::PublicKeyData;
+    let wanted = key.subject_public_key_info();
+    with_first(pem, |certificate| certificate.public_key().raw == wanted.as_slice()).unwrap_or(false)
+}
+
+/// User and groups that a client certificate (DER) stands for: common name and organizations.
+pub fn subject(certificate: &[u8]) -> Option<(String, Vec<String>)> {
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
+    Some((name, groups.map(str::to_owned).collect()))
+}
+
+/// A server's certificate that nobody has signed, for a component alone that was given none. Not written anywhere.
+pub fn self_signed(component: &str, names: &[String], ips: &[IpAddr], now: SystemTime) -> Result<Pair, PkiError> {
+    let failed = |source| make(component, source);
+    let mut params = params(component, None, now, LEAF_LIFETIME);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    for name in names {
+        params.subject_alt_names.push(SanType::DnsName(dns_name(name)?));
+    }
+    params.subject_alt_names.extend(ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    let key = new_key(component)?;
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
 /// Whether `leaf` names the key of `authority` as its signer's.
 fn issued_by(leaf: &str, authority: &str) -> bool {
     let signer = with_first(leaf, |certificate| {
@@ -611,6 +649,29 @@ mod tests {
         let third = ensure(dir.path(), &names(), much_later).unwrap();
         assert_ne!(third.ca, first.ca, "the authority is renewed");
         assert_eq!(third.ca_key.unwrap().reveal(), first.ca_key.unwrap().reveal(), "with the same key");
+    }
+
+    #[test]
+    fn a_foreign_authority_is_named_and_a_foreign_leaf_made_again() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let now = SystemTime::now();
+        let first = ensure(dir.path(), &names(), now).unwrap();
+        ensure(other.path(), &names(), now).unwrap();
+        let copy = |name: &str| std::fs::copy(other.path().join(name), dir.path().join(name)).unwrap();
+        copy("apiserver.key");
+        let healed = ensure(dir.path(), &names(), now).unwrap();
+        assert_ne!(healed.apiserver.certificate, first.apiserver.certificate, "key and certificate did not fit");
+        copy("ca.crt");
+        let error = ensure(dir.path(), &names(), now).unwrap_err().to_string();
+        assert!(error.contains("ca.crt holds nothing usable (it is not the certificate of"), "{error}");
+    }
+
+    #[test]
+    fn a_component_alone_signs_for_itself() {
+        let pair =
+            self_signed("kube-scheduler", &["localhost".to_owned()], &[[127, 0, 0, 1].into()], SystemTime::now());
+        let found = subject_names(&pair.unwrap().certificate).unwrap();
+        assert!(found.dns.contains("localhost") && found.ips.contains(&IpAddr::from([127, 0, 0, 1])));
     }
 
     #[test]

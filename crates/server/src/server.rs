@@ -113,6 +113,16 @@ pub struct ApiServer {
     address: SocketAddr,
     definitions: crd::Reconciler,
     endpoints: EndpointReconciler,
+    identities: Identities,
+}
+
+/// What the server shows; each can be replaced while it runs.
+#[derive(Clone)]
+pub struct Identities {
+    /// To its clients.
+    pub serving: Arc<Identity>,
+    /// To kubelets.
+    pub kubelet_client: Arc<Identity>,
 }
 
 /// Which versions `--runtime-config` turns on and off (`resourceconfig.MergeAPIResourceConfigs`: `api/all` first, then
@@ -165,6 +175,9 @@ impl ApiServer {
         let address = listener.local_addr().map_err(ServerError::Address)?;
         let pki = config.pki.clone();
         let identity = Identity::from_pem(pki.apiserver.certificate.as_bytes(), pki.apiserver.key.as_bytes())?;
+        let pair = &pki.kubelet_client;
+        let kubelet_client = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
+        let identities = Identities { serving: Arc::clone(&identity), kubelet_client: Arc::clone(&kubelet_client) };
         let tls = skiff_net::tls::server_config(identity, Some(pki.ca.as_bytes()), true)?;
         let client_ca = ClientTrust::from_pem(pki.ca.as_bytes())?;
         let accounts = ServiceAccounts::new(
@@ -226,7 +239,7 @@ impl ApiServer {
             clock: Arc::clone(&clock),
         };
         let mut actions = actions::actions(Arc::new(deciders));
-        let kubelets = kubelet::add(&mut actions, Arc::clone(&registry), &pki, supervisor)?;
+        let kubelets = kubelet::add(&mut actions, Arc::clone(&registry), &pki.ca, kubelet_client, supervisor)?;
         proxy::add(&mut actions, Arc::clone(&registry), kubelets, proxied, supervisor)?;
         registry.set_actions(actions);
         let health = Arc::new(Health::new());
@@ -241,7 +254,7 @@ impl ApiServer {
         };
         let front = Front::new(parts, config.front);
         let server = Server::tls(listener, tls, Arc::clone(&front) as _, config.connections, clock);
-        Ok(Self { registry, front, health, server, address, definitions, endpoints })
+        Ok(Self { registry, front, health, server, address, definitions, endpoints, identities })
     }
 
     /// Where it listens.
@@ -251,6 +264,10 @@ impl ApiServer {
     /// The front door, for callers in this process.
     pub fn front(&self) -> &Arc<Front> {
         &self.front
+    }
+    /// What it shows, to be renewed.
+    pub fn identities(&self) -> &Identities {
+        &self.identities
     }
     /// The registry.
     pub fn registry(&self) -> &Arc<Registry> {

@@ -6,6 +6,8 @@ use skiff_machinery::Value;
 use skiff_machinery::codec::yaml;
 
 const MANAGER: &str = "skiff-addons";
+/// The cluster's DNS: its Deployment in `kube-system`.
+pub(crate) const DNS_NAME: &str = "skiff-dns";
 
 /// The objects of the cluster's DNS.
 fn dns(address: &str, domain: &str, api: &str) -> String {
@@ -49,7 +51,7 @@ spec:
 ---
 apiVersion: apps/v1
 kind: Deployment
-metadata: {{name: skiff-dns, namespace: kube-system, labels: {{k8s-app: kube-dns}}}}
+metadata: {{name: {DNS_NAME}, namespace: kube-system, labels: {{k8s-app: kube-dns}}}}
 spec:
   replicas: 1
   selector: {{matchLabels: {{k8s-app: kube-dns}}}}

@@ -4,7 +4,6 @@ use crate::node_images::NodeImages;
 use crate::node_network::{self, NodeNetwork};
 use anyhow::Context;
 use skiff_base::clock::SharedClock;
-use skiff_base::pki::Pki;
 use skiff_base::task::Supervisor;
 use skiff_client::Client;
 use skiff_cri::streaming::Streaming;
@@ -16,20 +15,27 @@ use skiff_kubelet::server::{Guard, KubeletServer};
 use skiff_net::server::{Options as ServerOptions, Server};
 use skiff_net::tls::{ClientTrust, Identity};
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::net::TcpListener;
 
 /// What the node is told.
 pub(crate) struct Config {
     /// Where everything is kept.
     pub(crate) data_dir: PathBuf,
+    /// The kubelet's part of it.
+    pub(crate) root: PathBuf,
     /// Name of the node.
     pub(crate) node_name: String,
-    /// Address of the node.
-    pub(crate) address: IpAddr,
-    /// Port of the kubelet's server.
-    pub(crate) port: u16,
+    /// Addresses of the node.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Labels of the node beside the usual.
+    pub(crate) labels: Vec<(String, String)>,
+    /// Most pods.
+    pub(crate) max_pods: i64,
+    /// Root of the pods' cgroups.
+    pub(crate) cgroup_root: String,
     /// A runtime of somebody else's, behind its CRI socket; the embedded one when absent.
     pub(crate) runtime_endpoint: Option<String>,
     /// DNS of the cluster.
@@ -40,6 +46,16 @@ pub(crate) struct Config {
     pub(crate) cluster_cidrs: Vec<String>,
     /// Directory of static pods.
     pub(crate) static_pods: Option<PathBuf>,
+}
+
+/// How the kubelet's server is reached.
+pub(crate) struct Serving {
+    /// Its port, taken already, so that the node says the one it has.
+    pub(crate) listener: TcpListener,
+    /// What it shows.
+    pub(crate) identity: Arc<Identity>,
+    /// Whose client certificates it believes (PEM).
+    pub(crate) client_ca: Vec<u8>,
 }
 
 struct Runtime {
@@ -83,10 +99,8 @@ async fn open_runtime(
     let images = Images::open(&config.data_dir.join("images"), Limits::default())?;
     let puller = Puller::new(&[], Vec::new(), supervisor.clone())?;
     let images = Arc::new(NodeImages::new(images, puller, own_layer(&config.data_dir)?));
-    let place = node_network::Place {
-        data_dir: config.data_dir.join("network"),
-        cluster_cidrs: config.cluster_cidrs.clone(),
-    };
+    let place =
+        node_network::Place { data_dir: config.data_dir.join("network"), cluster_cidrs: config.cluster_cidrs.clone() };
     let ranges = node_network::ranges_of(client.clone(), config.node_name.clone(), Arc::clone(clock));
     let network = Arc::new(NodeNetwork::new(place, ranges, Arc::clone(clock), supervisor));
     let runtime = EmbeddedRuntime::open(RuntimeConfig {
@@ -104,35 +118,33 @@ async fn open_runtime(
 pub(crate) async fn start(
     config: Config,
     client: Client,
-    pki: &Pki,
+    serving: Serving,
     clock: &SharedClock,
     supervisor: &Supervisor,
 ) -> anyhow::Result<()> {
     let runtime = open_runtime(&config, &client, clock, supervisor).await?;
     let kubelet_config = KubeletConfig {
         node_name: config.node_name.clone(),
-        root: config.data_dir.join("kubelet"),
+        root: config.root.clone(),
         static_pods: config.static_pods.clone(),
-        node_ips: vec![config.address.to_string()],
-        node_labels: Vec::new(),
+        node_ips: config.addresses.iter().map(IpAddr::to_string).collect(),
+        node_labels: config.labels.clone(),
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),
-        cgroup_root: "/kubepods".to_owned(),
-        max_pods: 110,
-        port: config.port,
+        cgroup_root: config.cgroup_root.clone(),
+        max_pods: config.max_pods,
+        port: serving.listener.local_addr().context("reading the kubelet's port")?.port(),
         version: skiff_server::version::git_version(),
         log_root: "/var/log/pods".to_owned(),
+        cgroups: Some(skiff_linux::cgroup::Hierarchy::detect().context("finding the machine's cgroups")?),
         clock: Arc::clone(clock),
+        ..KubeletConfig::default()
     };
     let kubelet = Kubelet::start(client, runtime.runtime, runtime.images, kubelet_config, supervisor).await?;
-    let pair =
-        pki.kubelet_server(&config.data_dir.join("kubelet/pki"), &config.node_name, &[config.address], clock.wall())?;
-    let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
-    let tls = skiff_net::tls::server_config(identity, Some(pki.ca.as_bytes()), true)?;
-    let guard = Guard::new(ClientTrust::from_pem(pki.ca.as_bytes())?);
+    let tls = skiff_net::tls::server_config(serving.identity, Some(&serving.client_ca), true)?;
+    let guard = Guard::new(ClientTrust::from_pem(&serving.client_ca)?);
     let service = KubeletServer::new(kubelet.shared, kubelet.pods, guard, runtime.streaming);
-    let listener = skiff_net::server::bind(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), config.port))?;
-    let server = Server::tls(listener, tls, Arc::new(service), ServerOptions::default(), Arc::clone(clock));
+    let server = Server::tls(serving.listener, tls, Arc::new(service), ServerOptions::default(), Arc::clone(clock));
     server.spawn(supervisor, "kubelet server");
     Ok(())
 }

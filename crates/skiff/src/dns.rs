@@ -31,7 +31,7 @@ pub(crate) struct Flags {
 
 /// Runs until a signal ends it.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
-    crate::telemetry();
+    crate::telemetry("info");
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(flags))
 }
 

@@ -3,16 +3,26 @@
 mod addons;
 mod agent;
 mod cleanup;
-mod control;
+mod components;
+mod config;
 mod dns;
 mod image;
 mod inprocess;
+mod keep;
 mod node_images;
 mod node_network;
+mod ports;
+mod preflight;
+mod progress;
+mod renewal;
 mod server;
+mod usage;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
+use usage::UsageError;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,8 +37,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs a control plane on this machine.
-    Server(Box<server::Flags>),
+    /// Runs a control plane and a node on this machine.
+    Server(Box<config::Flags>),
+    /// Runs the scheduler alone, with upstream's flags (`skiff kube-scheduler --help`).
+    #[command(disable_help_flag = true)]
+    KubeScheduler(Passed),
+    /// Runs the controllers alone, with upstream's flags.
+    #[command(disable_help_flag = true)]
+    KubeControllerManager(Passed),
+    /// Runs a node's kubelet alone, with upstream's flags.
+    #[command(disable_help_flag = true)]
+    Kubelet(Passed),
+    /// Runs the proxy for service addresses alone, with upstream's flags.
+    #[command(disable_help_flag = true)]
+    KubeProxy(Passed),
     /// Runs the cluster's DNS server.
     Dns(dns::Flags),
     /// Answers as a CNI plug-in (CNI_COMMAND and the rest of that contract).
@@ -43,10 +65,54 @@ enum Command {
     Completion(skiff_cli::completion::Flags),
 }
 
+/// A component's command line, which is read in upstream's syntax ([`components`]).
+#[derive(Args)]
+struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
+}
+
+/// The command line; called by a component's name, the executable is that component.
+fn command_line() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let called = arguments.first().and_then(|first| Path::new(first).file_name()).and_then(OsStr::to_str);
+    if let Some(name) = called.and_then(|called| components::alone::NAMES.iter().find(|name| **name == called)) {
+        arguments.insert(1, OsString::from(*name));
+    }
+    arguments
+}
+
+/// Reads the command line, and the file that it names.
+fn read(arguments: Vec<OsString>) -> Result<Command, UsageError> {
+    let command = Cli::command();
+    let mut matches = command.clone().get_matches_from(&arguments);
+    let file = matches.subcommand_matches("server").and_then(|server| server.get_one::<std::path::PathBuf>("config"));
+    if let (Some(file), Some(server)) = (file.cloned(), matches.subcommand_matches("server")) {
+        let flags = command.find_subcommand("server").expect("there is a command `server`").clone();
+        let more = config::file::arguments(&file, &flags, server)?;
+        matches = command.get_matches_from(arguments.into_iter().chain(more));
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match (cli.command, matches.subcommand_matches("server")) {
+        (Command::Server(mut flags), Some(server)) => {
+            flags.note_asked(server);
+            Ok(Command::Server(flags))
+        }
+        (command, _) => Ok(command),
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
+    let command = match read(command_line()) {
+        Ok(command) => command,
+        Err(error) => return last_words(&error.into()),
+    };
+    let outcome = match command {
         Command::Server(flags) => server::run(*flags),
+        Command::KubeScheduler(passed) => components::alone::run("kube-scheduler", passed.arguments),
+        Command::KubeControllerManager(passed) => components::alone::run("kube-controller-manager", passed.arguments),
+        Command::Kubelet(passed) => components::alone::run("kubelet", passed.arguments),
+        Command::KubeProxy(passed) => components::alone::run("kube-proxy", passed.arguments),
         Command::Dns(flags) => dns::run(flags),
         Command::Image(flags) => image::run(flags),
         Command::Cleanup(flags) => cleanup::run(&flags),
@@ -68,24 +134,22 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint_chain(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => last_words(&error),
     }
 }
 
-/// Starts logging to standard error; `SKIFF_LOG` sets levels.
-fn telemetry() {
-    let level = std::env::var("SKIFF_LOG").unwrap_or_else(|_| "info".to_owned());
+/// Starts logging to standard error; `SKIFF_LOG` sets levels, else `directives` do.
+fn telemetry(directives: &str) {
+    let level = std::env::var("SKIFF_LOG").unwrap_or_else(|_| directives.to_owned());
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
 }
 
-/// The error and what it stands on, one line each.
+/// The error and what it stands on, one line each; 2 for a mistake of whoever typed it, as clap has it, else 1.
 #[expect(clippy::print_stderr, reason = "the last words of a process")]
-fn eprint_chain(error: &anyhow::Error) {
+fn last_words(error: &anyhow::Error) -> ExitCode {
     eprintln!("skiff: {error}");
     for cause in error.chain().skip(1) {
         eprintln!("  because {cause}");
     }
+    ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
 }

@@ -1,137 +1,37 @@
-//! `skiff server`: flags to [`ServerConfig`], then the API server over the embedded store.
+//! `skiff server`: a validated [`Config`], then build (take the directory, keys, ports), spawn, serve, drain.
 //!
-//! Not here yet: configuration files; running one component alone.
+//! The order of building matters. The store comes first, because its lock proves that no other server writes below the
+//! data directory; then keys; then the API server, which binds its port before it reads anything; then what talks to it.
 
-use crate::control::{self, Component};
+use crate::components::alone::give_back;
+use crate::components::serving::Parts;
+use crate::components::{controller_manager, proxy, scheduler};
+use crate::config::{Config, Flags, Node};
 use crate::inprocess::Door;
+use crate::keep::keep;
+use crate::preflight::{self, ThisMachine};
+use crate::progress::{human, waited};
+use crate::renewal::{Kept, KubeletServing, Renewal, Shown};
+use crate::usage::UsageError;
 use crate::{addons, agent};
-use anyhow::{Context, bail};
-use clap::Args;
-use skiff_base::clock::SystemClock;
-use skiff_base::pki::{self, Client, ServerNames};
-use skiff_base::task::Supervisor;
-use skiff_server::authn::{AnonymousAccess, token_file::TokenFile};
-use skiff_server::front;
-use skiff_server::registry::Limits;
-use skiff_server::server::{ApiServer, ServerConfig};
+use anyhow::Context;
+use parking_lot::Mutex;
+use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::pki::{self, Client as PkiClient, Pair, Pki, PkiError, ServerNames};
+use skiff_base::task::{OnFailure, Supervisor};
+use skiff_client::Client;
+use skiff_client::delegated::{ClientCa, Delegated};
+use skiff_client::leader::LeaderElector;
+use skiff_machinery::Value;
+use skiff_net::tls::Identity;
+use skiff_server::registry::Registry;
+use skiff_server::server::{ApiServer, Identities, ServerConfig, ServerError};
+use skiff_store::StoreError;
 use skiff_store::embedded::{Embedded, Options as StoreOptions};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// Flags of `skiff server`.
-#[derive(Args)]
-pub(crate) struct Flags {
-    /// Where everything is kept.
-    #[arg(long, default_value = "/var/lib/skiff")]
-    data_dir: PathBuf,
-    /// Where the administrator's kubeconfig goes.
-    #[arg(long, default_value = "/etc/kubernetes/admin.conf")]
-    write_kubeconfig: PathBuf,
-    /// Do not run a node on this machine.
-    #[arg(long)]
-    disable_agent: bool,
-    /// Address to listen on.
-    #[arg(long, default_value = "0.0.0.0")]
-    bind_address: IpAddr,
-    /// Port to listen on.
-    #[arg(long, default_value_t = 6443)]
-    secure_port: u16,
-    /// Address under which others reach this server; found by the default route when absent.
-    #[arg(long)]
-    advertise_address: Option<IpAddr>,
-    /// Name of this machine in the cluster.
-    #[arg(long)]
-    node_name: Option<String>,
-    /// Static tokens: lines of token,user,uid,"group1,group2".
-    #[arg(long)]
-    token_auth_file: Option<PathBuf>,
-    /// Networks of cluster addresses of services.
-    #[arg(long, default_value = "10.96.0.0/12", value_delimiter = ',')]
-    service_cidr: Vec<String>,
-    /// Networks of pods; each node gets a part.
-    #[arg(long, default_value = "10.244.0.0/16", value_delimiter = ',')]
-    cluster_cidr: Vec<String>,
-    /// Components to leave out, to be run elsewhere.
-    #[arg(long, value_delimiter = ',')]
-    disable: Vec<Component>,
-    /// CRI socket of another runtime for the node: `unix:///run/containerd/containerd.sock`.
-    #[arg(long)]
-    container_runtime_endpoint: Option<String>,
-    /// Directory of static pods.
-    #[arg(long)]
-    pod_manifest_path: Option<PathBuf>,
-    /// Port of the node's kubelet.
-    #[arg(long, default_value_t = 10250)]
-    kubelet_port: u16,
-    /// Domain of the cluster's DNS names.
-    #[arg(long, default_value = "cluster.local")]
-    cluster_domain: String,
-    /// Further API versions: `networking.k8s.io/v1beta1=true`.
-    #[arg(long, value_delimiter = ',')]
-    runtime_config: Vec<String>,
-}
-
-fn host_name() -> String {
-    let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = text.trim().to_ascii_lowercase();
-    if name.is_empty() { "localhost".to_owned() } else { name }
-}
-
-/// The address that packets to the outside leave from; nothing is sent.
-fn default_address() -> IpAddr {
-    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        socket.local_addr()
-    });
-    found.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
-}
-
-/// The first usable address of a network: `10.96.0.1` of `10.96.0.0/12`.
-fn first_address(cidr: &str) -> anyhow::Result<IpAddr> {
-    let (address, bits) = cidr.split_once('/').with_context(|| format!("--service-cidr: {cidr} is no network"))?;
-    let address: IpAddr = address.parse().with_context(|| format!("--service-cidr: {cidr}"))?;
-    let bits: u32 = bits.parse().with_context(|| format!("--service-cidr: {cidr}"))?;
-    Ok(match address {
-        IpAddr::V4(address) if bits <= 32 => {
-            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-            IpAddr::from(((u32::from(address) & mask) + 1).to_be_bytes())
-        }
-        IpAddr::V6(address) if bits <= 128 => {
-            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-            IpAddr::from(((u128::from(address) & mask) + 1).to_be_bytes())
-        }
-        _ => bail!("--service-cidr: {cidr} has too many bits"),
-    })
-}
-
-/// The tenth address of the services' network is the cluster's DNS.
-fn dns_address(first: IpAddr) -> IpAddr {
-    match first {
-        IpAddr::V4(address) => IpAddr::from((u32::from(address) + 9).to_be_bytes()),
-        IpAddr::V6(address) => IpAddr::from((u128::from(address) + 9).to_be_bytes()),
-    }
-}
-
-fn runtime_config(texts: &[String]) -> anyhow::Result<Vec<(String, bool)>> {
-    texts
-        .iter()
-        .map(|text| {
-            let (key, value) = text.split_once('=').unwrap_or((text, "true"));
-            let on =
-                value.parse().with_context(|| format!("--runtime-config: {text} has to end in =true or =false"))?;
-            Ok((key.to_owned(), on))
-        })
-        .collect()
-}
-
-/// Runs until a signal ends it.
-pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
-    crate::telemetry();
-    let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)?, node: runtime("node", 2)? };
-    runtimes.api.block_on(serve(flags, runtimes.control.handle().clone(), runtimes.node.handle().clone()))
-}
+use std::time::{Duration, Instant};
 
 /// Threads by purpose: a flood of LISTs on the API's cannot make a controller miss its lease.
 struct Runtimes {
@@ -144,126 +44,463 @@ fn runtime(name: &'static str, threads: usize) -> std::io::Result<tokio::runtime
     tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().thread_name(name).build()
 }
 
-async fn serve(
-    flags: Flags,
-    control_threads: tokio::runtime::Handle,
-    node_threads: tokio::runtime::Handle,
-) -> anyhow::Result<()> {
+/// Runs until a signal ends it.
+pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
+    let config = Config::new(flags)?;
+    crate::telemetry(&config.log);
+    if config.node.is_some() {
+        preflight::rights()?;
+    }
+    let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)?, node: runtime("node", 2)? };
+    let owners = Owners::new(&runtimes);
+    runtimes.api.block_on(serve(config, owners))
+}
+
+/// Who owns the tasks of each floor. The API's ends last, because the others give back their leases through it.
+struct Owners {
+    api: Supervisor,
+    control: Supervisor,
+    node: Supervisor,
+}
+
+impl Owners {
+    fn new(runtimes: &Runtimes) -> Self {
+        let token = tokio_util::sync::CancellationToken::new();
+        let below = || token.child_token();
+        Self {
+            api: Supervisor::on("server", runtimes.api.handle().clone(), token.clone()),
+            control: Supervisor::on("control", runtimes.control.handle().clone(), below()),
+            node: Supervisor::on("node", runtimes.node.handle().clone(), below()),
+        }
+    }
+}
+
+async fn serve(config: Config, owners: Owners) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
-    let supervisor = Supervisor::new("server");
-    let node_name = flags.node_name.unwrap_or_else(host_name);
-    let advertise = flags.advertise_address.unwrap_or_else(default_address);
-    let service_ip = first_address(&flags.service_cidr[0])?;
-    let names = ServerNames {
-        node_name: node_name.clone(),
-        cluster_domain: flags.cluster_domain.clone(),
-        service_ip,
-        addresses: vec![advertise],
-        names: Vec::new(),
-    };
-    let pki = pki::ensure(&flags.data_dir.join("pki"), &names, clock.wall())?;
-    let token_file = match &flags.token_auth_file {
-        None => None,
-        Some(path) => {
-            let text =
-                std::fs::read_to_string(path).with_context(|| format!("--token-auth-file {}", path.display()))?;
-            Some(TokenFile::parse(&text).with_context(|| format!("--token-auth-file {}", path.display()))?)
+    let begun = clock.now();
+    let machine = probe(&config);
+    let plane = waited(&clock, "the API server", Plane::build(config, clock.clone(), &owners.api)).await?;
+    let electors = plane.spawn_control(&owners.control)?;
+    let mut kubelet = None;
+    if let Some(node) = &plane.config.node {
+        if let Some(machine) = machine {
+            machine.await.context("looking at this machine")??;
         }
+        kubelet = Some(waited(&clock, "the node", plane.spawn_node(node, &owners.node)).await?);
+    }
+    plane.write_kubeconfigs()?;
+    plane.renewal(kubelet).spawn(&clock, &owners.api);
+    plane.say_ready(begun);
+    plane.follow_node(begun, &owners.api);
+    let signalled = tokio::select! {
+        () = owners.api.token().cancelled() => false,
+        () = owners.node.token().cancelled() => false,
+        () = signalled() => true,
     };
-    let options =
-        StoreOptions { clock: Arc::clone(&clock), supervisor: Some(supervisor.clone()), ..StoreOptions::default() };
-    let store = Embedded::open(&flags.data_dir.join("store"), options)
-        .with_context(|| format!("cannot open the store in {}", flags.data_dir.display()))?;
-    let config = ServerConfig {
-        store: Arc::new(store),
-        pki: pki.clone(),
-        listen: SocketAddr::new(flags.bind_address, flags.secure_port),
-        advertise_address: advertise,
-        service_cidrs: flags.service_cidr,
-        node_ports: skiff_server::kinds::core::ranges::PortRange::default(),
-        kubernetes_service_ip: service_ip,
-        issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
-        audiences: Vec::new(),
-        token_file,
-        anonymous: AnonymousAccess::health_only(),
-        runtime_config: runtime_config(&flags.runtime_config)?,
-        limits: Limits::default(),
-        front: front::Options::default(),
-        connections: skiff_net::server::Options::default(),
-        admission: {
-            let clock = Arc::clone(&clock);
-            Box::new(move |registry| skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &clock))
-        },
-        clock: Arc::clone(&clock),
-    };
-    let server = ApiServer::build(config, &supervisor).await?;
-    let address = server.address();
-    let door = Door::new(Arc::clone(server.front()) as _);
-    server.spawn(&supervisor);
-    let identity = control::identity(&flags.data_dir, &node_name)?;
-    let control_tasks = Supervisor::on("control", control_threads, supervisor.token().child_token());
-    if !flags.disable.contains(&Component::KubeScheduler) {
-        control::spawn_scheduler(&door, &identity, &clock, &control_tasks);
-    }
-    if !flags.disable.contains(&Component::KubeControllerManager) {
-        control::spawn_controllers(&door, &identity, &pki.ca, &flags.cluster_cidr, &clock, &control_tasks)?;
-    }
-    let node_tasks = Supervisor::on("node", node_threads, supervisor.token().child_token());
-    if !flags.disable_agent {
-        let config = agent::Config {
-            data_dir: flags.data_dir.clone(),
-            node_name: node_name.clone(),
-            address: advertise,
-            port: flags.kubelet_port,
-            runtime_endpoint: flags.container_runtime_endpoint.clone(),
-            cluster_dns: vec![dns_address(service_ip).to_string()],
-            cluster_domain: flags.cluster_domain.clone(),
-            static_pods: flags.pod_manifest_path.clone(),
-            cluster_cidrs: flags.cluster_cidr.clone(),
-        };
-        let user = format!("system:node:{node_name}");
-        let client = door.client(&user, &["system:nodes"], "kubelet");
-        // Started on the node's own threads, so that all its tasks live there.
-        let (node_pki, node_clock, tasks) = (pki.clone(), Arc::clone(&clock), node_tasks.clone());
-        let started = node_tasks
-            .runtime()
-            .spawn(async move { agent::start(config, client, &node_pki, &node_clock, &tasks).await });
-        started.await.context("starting the node")??;
-        if !flags.disable.contains(&Component::KubeProxy) {
-            control::spawn_proxy(&door, &node_name, &flags.cluster_cidr, &clock, &node_tasks)?;
-        }
-        // Another runtime has no image of this executable yet; see docs.
-        let own_image = flags.container_runtime_endpoint.is_none();
-        if own_image && !flags.disable.contains(&Component::Dns) {
-            let client = door.client("system:admin", &["system:masters"], "skiff");
-            let api = SocketAddr::new(advertise, address.port()).to_string();
-            let dns = dns_address(service_ip).to_string();
-            addons::install_dns(&client, &dns, &flags.cluster_domain, &api).await.context("installing DNS")?;
-        }
-    }
-    let reached =
-        if flags.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { flags.bind_address };
-    let url = format!("https://{}", SocketAddr::new(reached, address.port()));
-    pki.ensure_kubeconfig(&flags.write_kubeconfig, &url, &Client::admin(), clock.wall())?;
-    tracing::info!(url, "ready; try: kubectl --kubeconfig {} get namespaces", flags.write_kubeconfig.display());
-    tokio::select! {
-        () = supervisor.token().cancelled() => {}
-        () = signalled() => {}
-    }
     tracing::info!("shutting down");
-    let late = tokio::select! {
-        late = async {
-            let mut late = node_tasks.shutdown(Duration::from_secs(5)).await;
-            late.extend(control_tasks.shutdown(Duration::from_secs(5)).await);
-            late.extend(supervisor.shutdown(Duration::from_secs(15)).await);
-            late
-        } => late,
-        () = signalled() => Vec::new(),
-    };
+    tokio::select! {
+        () = drain(&owners, &electors) => (),
+        () = self::signalled() => tracing::warn!("a second signal: ending at once"),
+    }
+    anyhow::ensure!(signalled, "a part that everything stands on has ended; the log says which");
+    Ok(())
+}
+
+/// Looks at the machine beside everything else: a start does not wait for it.
+fn probe(config: &Config) -> Option<tokio::task::JoinHandle<Result<(), preflight::NotANode>>> {
+    let node = config.node.as_ref()?;
+    // Another runtime brings what it needs.
+    if node.kubelet.runtime_endpoint.is_some() {
+        return None;
+    }
+    let machine = ThisMachine { data_dir: config.data_dir.clone() };
+    Some(tokio::task::spawn_blocking(move || preflight::kernel(&machine)))
+}
+
+/// The node first, then control, then the API that both talk to.
+async fn drain(owners: &Owners, electors: &[Arc<LeaderElector>]) {
+    let mut late = owners.node.shutdown(Duration::from_secs(5)).await;
+    let late_control = owners.control.shutdown(Duration::from_secs(5)).await;
+    if late_control.is_empty() {
+        for elector in electors {
+            give_back(elector).await;
+        }
+    }
+    late.extend(late_control);
+    late.extend(owners.api.shutdown(Duration::from_secs(15)).await);
     if !late.is_empty() {
         tracing::warn!(?late, "some tasks did not end in time");
     }
-    Ok(())
+}
+
+/// The control plane as built.
+struct Plane {
+    config: Config,
+    clock: SharedClock,
+    pki: Pki,
+    names: ServerNames,
+    door: Door,
+    address: SocketAddr,
+    identities: Identities,
+    identity: String,
+}
+
+impl Plane {
+    async fn build(config: Config, clock: SharedClock, owner: &Supervisor) -> anyhow::Result<Self> {
+        let store = open_store(&config.data_dir, &clock, owner)?;
+        let names = ServerNames {
+            node_name: config.node_name.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            service_ip: config.service_ip,
+            addresses: vec![config.advertise],
+            names: Vec::new(),
+        };
+        let pki = pki::ensure(&config.data_dir.join("pki"), &names, clock.wall()).map_err(explain_pki)?;
+        let mut config = config;
+        let server = build_api(&mut config, store, &pki, &clock, owner).await?;
+        let plane = Self {
+            address: server.address(),
+            door: Door::new(Arc::clone(server.front()) as _),
+            identities: server.identities().clone(),
+            identity: identity(&config.data_dir, &config.node_name)?,
+            names,
+            pki,
+            clock,
+            config,
+        };
+        server.spawn(owner);
+        Ok(plane)
+    }
+
+    fn elector(&self, client: &Client, election: Option<&crate::components::Election>) -> Option<Arc<LeaderElector>> {
+        let election = election?;
+        let leases = client.namespaced("coordination.k8s.io", "v1", "leases", &election.namespace);
+        let clock = Arc::clone(&self.clock);
+        Some(Arc::new(LeaderElector::new(leases, &election.name, &self.identity, election.timing, clock)))
+    }
+
+    /// Health and metrics of a component in this process, whose callers are reviewed under its own name.
+    fn parts(&self, client: &Client, elector: Option<&Arc<LeaderElector>>) -> anyhow::Result<Parts> {
+        let ca = ClientCa::Pem(self.pki.ca.clone().into_bytes());
+        let delegated = Delegated::new(client.clone(), client.clone(), ca, Arc::clone(&self.clock))?;
+        Ok(Parts::new(delegated, elector, &self.clock))
+    }
+
+    /// Starts scheduler and controllers, and gives the leases that are to be given back.
+    fn spawn_control(&self, owner: &Supervisor) -> anyhow::Result<Vec<Arc<LeaderElector>>> {
+        let mut electors = Vec::new();
+        let clock = &self.clock;
+        let _on_its_threads = owner.runtime().enter();
+        if let Some(options) = &self.config.scheduler {
+            let client = self.door.client("system:kube-scheduler", &[], "kube-scheduler");
+            let elector = self.elector(&client, options.election.as_ref());
+            options.serving.spawn("kube-scheduler", self.parts(&client, elector.as_ref())?, clock, owner)?;
+            electors.extend(elector.clone());
+            let run_clock = Arc::clone(clock);
+            keep(owner, "kube-scheduler", clock, move |run| {
+                scheduler::spawn(client.clone(), elector.clone(), &run_clock, &run);
+                std::future::ready(Ok(()))
+            });
+        }
+        if let Some(controllers) = &self.config.controllers {
+            let client = self.door.client("system:kube-controller-manager", &[], "kube-controller-manager");
+            let elector = self.elector(&client, controllers.options.election.as_ref());
+            let parts = self.parts(&client, elector.as_ref())?;
+            controllers.options.serving.spawn("kube-controller-manager", parts, clock, owner)?;
+            electors.extend(elector.clone());
+            let setup = controller_manager::Setup {
+                clients: Arc::new(self.door.clone()),
+                ranges: controllers.ranges.clone(),
+                root_ca: self.pki.ca.as_str().into(),
+                terminated_pods: controllers.options.terminated_pods,
+                elector,
+                clock: Arc::clone(clock),
+            };
+            keep(owner, "kube-controller-manager", clock, move |run| {
+                controller_manager::spawn(&setup, &run);
+                std::future::ready(Ok(()))
+            });
+        }
+        Ok(electors)
+    }
+
+    /// Starts kubelet, proxy and DNS, and gives what the kubelet's server shows.
+    async fn spawn_node(&self, node: &Node, owner: &Supervisor) -> anyhow::Result<(Pair, Arc<Identity>)> {
+        let options = &node.kubelet;
+        let now = self.clock.wall();
+        let dir = self.config.data_dir.join("kubelet/pki");
+        let addresses = [self.config.advertise];
+        let pair = match &options.tls {
+            Some((certificate, key)) => crate::components::serving::read_pair(certificate, key)?,
+            None => self.pki.kubelet_server(&dir, &self.config.node_name, &addresses, now).map_err(explain_pki)?,
+        };
+        let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
+        let serving = {
+            let _on_its_threads = owner.runtime().enter();
+            agent::Serving {
+                listener: options.listen.bind("kubelet")?,
+                identity: Arc::clone(&identity),
+                client_ca: self.pki.ca.clone().into_bytes(),
+            }
+        };
+        let dns = vec![self.config.dns_ip.to_string()];
+        let config = agent::Config {
+            data_dir: self.config.data_dir.clone(),
+            root: self.config.data_dir.join("kubelet"),
+            node_name: self.config.node_name.clone(),
+            addresses: addresses.to_vec(),
+            labels: options.node_labels.clone(),
+            max_pods: options.max_pods,
+            cgroup_root: options.cgroup_root.clone(),
+            runtime_endpoint: options.runtime_endpoint.clone(),
+            cluster_dns: if options.cluster_dns.is_empty() { dns } else { options.cluster_dns.clone() },
+            cluster_domain: self.config.cluster_domain.clone(),
+            cluster_cidrs: self.config.cluster_cidrs.clone(),
+            static_pods: options.static_pods.clone(),
+        };
+        let user = format!("system:node:{}", self.config.node_name);
+        let client = self.door.client(&user, &["system:nodes"], "kubelet");
+        // Started on the node's own threads, so that all its tasks live there.
+        let (clock, tasks) = (Arc::clone(&self.clock), owner.clone());
+        let started = owner.runtime().spawn(async move { agent::start(config, client, serving, &clock, &tasks).await });
+        started.await.context("starting the node")??;
+        if let Some(options) = &node.proxy {
+            let client = self.door.client("system:kube-proxy", &[], "kube-proxy");
+            let options = Arc::new(options.clone());
+            proxy::check_ports(&options)?;
+            let (name, clock) = (self.config.node_name.clone(), Arc::clone(&self.clock));
+            keep(owner, "kube-proxy", &self.clock, move |run| {
+                let (client, options, name, clock) =
+                    (client.clone(), Arc::clone(&options), name.clone(), Arc::clone(&clock));
+                async move { proxy::spawn(&client, &options, &name, &clock, &run).await }
+            });
+        }
+        if node.dns {
+            self.install_dns().await?;
+        }
+        Ok((pair, identity))
+    }
+
+    async fn install_dns(&self) -> anyhow::Result<()> {
+        let client = self.door.client("system:admin", &["system:masters"], "skiff");
+        let api = SocketAddr::new(self.config.advertise, self.address.port()).to_string();
+        let dns = self.config.dns_ip.to_string();
+        addons::install_dns(&client, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
+    }
+
+    /// Where people and components on this machine reach the API server.
+    fn url(&self) -> String {
+        let bound = self.address.ip();
+        let reached = if bound.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bound };
+        format!("https://{}", SocketAddr::new(reached, self.address.port()))
+    }
+
+    /// The administrator's, and one for each component that is left out here.
+    fn kubeconfigs(&self) -> Vec<Kept> {
+        let kept = |path, client| Kept { path, url: self.url(), client };
+        let mut all = vec![kept(self.config.kubeconfig.clone(), PkiClient::admin())];
+        for name in self.config.left_out() {
+            // kubeadm's file names.
+            let (file, client) = match name {
+                "kube-scheduler" => ("scheduler.conf", PkiClient::scheduler()),
+                "kube-controller-manager" => ("controller-manager.conf", PkiClient::controller_manager()),
+                "kube-proxy" => ("kube-proxy.conf", PkiClient::proxy()),
+                _ => ("kubelet.conf", PkiClient::kubelet(&self.config.node_name)),
+            };
+            all.push(kept(self.config.data_dir.join("kubeconfig").join(file), client));
+        }
+        all
+    }
+
+    fn write_kubeconfigs(&self) -> anyhow::Result<()> {
+        for kept in self.kubeconfigs() {
+            let written = self.pki.ensure_kubeconfig(&kept.path, &kept.url, &kept.client, self.clock.wall());
+            let flag = if kept.path == self.config.kubeconfig { "--write-kubeconfig" } else { "--data-dir" };
+            written.with_context(|| {
+                format!("cannot write the kubeconfig {}; choose another place with {flag}", kept.path.display())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn renewal(&self, kubelet: Option<(Pair, Arc<Identity>)>) -> Renewal {
+        let own = self.config.node.as_ref().is_some_and(|node| node.kubelet.tls.is_none());
+        let kubelet = kubelet.filter(|_| own);
+        Renewal {
+            dir: self.pki.dir.clone(),
+            names: self.names.clone(),
+            serving: Arc::clone(&self.identities.serving),
+            kubelet_client: Arc::clone(&self.identities.kubelet_client),
+            shown: Shown::of(&self.pki, kubelet.as_ref().map(|(pair, _)| pair)),
+            kubelet: kubelet.map(|(_, identity)| KubeletServing {
+                dir: self.config.data_dir.join("kubelet/pki"),
+                node: self.config.node_name.clone(),
+                addresses: vec![self.config.advertise],
+                identity,
+            }),
+            kubeconfigs: self.kubeconfigs(),
+        }
+    }
+
+    /// Says on standard output what to type next.
+    #[expect(clippy::print_stdout, reason = "what the user waits for")]
+    fn say_ready(&self, begun: Instant) {
+        let took = human(self.clock.now().duration_since(begun));
+        tracing::info!(url = self.url(), took, "ready");
+        let next = if self.config.node.is_some() { "nodes" } else { "namespaces" };
+        println!(
+            "skiff is ready ({took}). Next:\n  export KUBECONFIG={}\n  kubectl get {next}",
+            self.config.kubeconfig.display()
+        );
+        for name in self.config.left_out() {
+            tracing::debug!(component = name, "left out; its kubeconfig is below the data directory, in kubeconfig/");
+        }
+    }
+
+    /// Says when node and DNS are ready, and what they wait for.
+    fn follow_node(&self, begun: Instant, owner: &Supervisor) {
+        let Some(node) = &self.config.node else { return };
+        let client = self.door.client("system:admin", &["system:masters"], "skiff");
+        let (clock, name, dns) = (Arc::clone(&self.clock), self.config.node_name.clone(), node.dns);
+        owner.spawn_abortable("progress", OnFailure::Forget, async move {
+            waited(&clock, "node ready", until_ready(&clock, || node_is_ready(&client, &name))).await;
+            tracing::info!(node = name, took = human(clock.now().duration_since(begun)), "the node is ready");
+            if dns {
+                waited(&clock, "DNS ready", until_ready(&clock, || dns_is_ready(&client))).await;
+                tracing::info!(took = human(clock.now().duration_since(begun)), "DNS is ready");
+            }
+        });
+    }
+}
+
+/// Asks until it is so: often at first, then once a second.
+async fn until_ready<F: Future<Output = bool>>(clock: &SharedClock, ask: impl Fn() -> F) {
+    let mut pause = Duration::from_millis(50);
+    while !ask().await {
+        clock.sleep(pause).await;
+        pause = (pause * 5 / 4).min(Duration::from_secs(1));
+    }
+}
+
+fn condition(object: &Value, ty: &str) -> bool {
+    let conditions = object.items_at(&["status", "conditions"]);
+    conditions.iter().any(|one| one.str_at(&["type"]) == ty && one.str_at(&["status"]) == "True")
+}
+
+async fn node_is_ready(client: &Client, name: &str) -> bool {
+    // An answer that does not come is asked for again.
+    matches!(client.all("", "v1", "nodes").fetch_optional(name).await, Ok(Some(node)) if condition(&node, "Ready"))
+}
+
+async fn dns_is_ready(client: &Client) -> bool {
+    let deployments = client.namespaced("apps", "v1", "deployments", "kube-system");
+    matches!(deployments.fetch_optional(addons::DNS_NAME).await, Ok(Some(found)) if condition(&found, "Available"))
+}
+
+fn open_store(data_dir: &Path, clock: &SharedClock, owner: &Supervisor) -> anyhow::Result<Embedded> {
+    let options = StoreOptions { clock: Arc::clone(clock), supervisor: Some(owner.clone()), ..StoreOptions::default() };
+    Embedded::open(&data_dir.join("store"), options).map_err(|error| {
+        let hint = match &error {
+            StoreError::InUse { .. } => {
+                "end that one, or give this one a directory and a port of its own: --data-dir, --secure-port"
+            }
+            _ => "see --data-dir",
+        };
+        anyhow::Error::new(error).context(format!("cannot open the store in {}; {hint}", data_dir.display()))
+    })
+}
+
+async fn build_api(
+    config: &mut Config,
+    store: Embedded,
+    pki: &Pki,
+    clock: &SharedClock,
+    owner: &Supervisor,
+) -> anyhow::Result<ApiServer> {
+    let unknown = Arc::new(Mutex::new(Vec::new()));
+    let api = Arc::new(config.api.clone());
+    let mut connections = skiff_net::server::Options::default();
+    if let Some(streams) = api.max_streams {
+        connections.max_streams = streams;
+    }
+    let server_config = ServerConfig {
+        store: Arc::new(store),
+        pki: pki.clone(),
+        listen: config.listen.at,
+        advertise_address: config.advertise,
+        service_cidrs: config.service_cidrs.clone(),
+        node_ports: api.node_ports,
+        kubernetes_service_ip: config.service_ip,
+        issuers: api.issuers.clone(),
+        audiences: api.audiences.clone(),
+        token_file: config.token_file.take(),
+        anonymous: api.anonymous.clone(),
+        runtime_config: config.runtime_config.clone(),
+        limits: api.limits,
+        front: api.front.clone(),
+        connections,
+        admission: {
+            let (clock, unknown, api) = (Arc::clone(clock), Arc::clone(&unknown), Arc::clone(&api));
+            Box::new(move |registry: &Arc<Registry>| {
+                let all = skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &clock);
+                let (chosen, names) = api.choose_plugins(all);
+                *unknown.lock() = names;
+                chosen
+            })
+        },
+        clock: Arc::clone(clock),
+    };
+    let server = ApiServer::build(server_config, owner).await.map_err(|error| explain_api(error, config, pki))?;
+    let unknown = unknown.lock();
+    let wrong = unknown
+        .iter()
+        .map(|name| format!("--kube-apiserver-arg: {name:?} is no admission plug-in that is built and can be chosen"));
+    UsageError::all(wrong.collect())?;
+    Ok(server)
+}
+
+fn explain_api(error: ServerError, config: &Config, pki: &Pki) -> anyhow::Error {
+    match error {
+        ServerError::Bind(error) => config.listen.explain("the API server", error).into(),
+        ServerError::RuntimeConfig(_) => UsageError::one(error.to_string()).into(),
+        ServerError::ServiceAccountKeys(_) => anyhow::Error::new(error).context(format!(
+            "{dir}/sa.key and {dir}/sa.pub are no usable pair of keys; put the right ones there, or move them away to \
+             have them made again (every service account token is then void)",
+            dir = pki.dir.display()
+        )),
+        ServerError::Tls(_) => anyhow::Error::new(error).context(format!(
+            "a certificate in {dir} cannot be used; move apiserver.* and apiserver-kubelet-client.* away from there to \
+             have them made again",
+            dir = pki.dir.display()
+        )),
+        error => error.into(),
+    }
+}
+
+fn explain_pki(error: PkiError) -> anyhow::Error {
+    let hint = match &error {
+        PkiError::File { .. } => "keys and certificates cannot be kept; see --data-dir",
+        PkiError::Broken { .. } => {
+            "a key or certificate is damaged or not this cluster's; nothing was changed, so the right file can be put back"
+        }
+        _ => "keys and certificates cannot be brought in order",
+    };
+    anyhow::Error::new(error).context(hint)
+}
+
+/// Identity for leader election: the node's name and a UUID kept in the data directory. A restarted server takes its own
+/// leases back at once; the directory's lock proves that its predecessor is dead.
+fn identity(data_dir: &Path, node_name: &str) -> anyhow::Result<String> {
+    let path = data_dir.join("identity");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(format!("{node_name}_{}", text.trim())),
+        Ok(_) => (),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let fresh = uuid::Uuid::new_v4().to_string();
+    std::fs::write(&path, &fresh).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(format!("{node_name}_{fresh}"))
 }
 
 /// SIGINT or SIGTERM.
@@ -278,19 +515,5 @@ pub(crate) async fn signalled() {
         }
         // Without handlers the default action ends the process, which is what was asked for.
         _ => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_address_of_a_network() {
-        let first =
-            |cidr: &str| first_address(cidr).map(|address| address.to_string()).map_err(|error| error.to_string());
-        assert_eq!(first("10.96.0.0/12"), Ok("10.96.0.1".to_owned()));
-        assert_eq!(first("fd00:1::/108"), Ok("fd00:1::1".to_owned()));
-        assert_eq!(first("10.0.0.0/40"), Err("--service-cidr: 10.0.0.0/40 has too many bits".to_owned()));
     }
 }

@@ -12,7 +12,6 @@ use crate::request::Query;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use skiff_base::pki::Pki;
 use skiff_base::task::Supervisor;
 use skiff_machinery::{ApiError, GroupResource, Reason, Value};
 use skiff_net::Body;
@@ -54,12 +53,11 @@ struct Connection {
 pub(super) fn add(
     actions: &mut Actions,
     registry: Arc<Registry>,
-    pki: &Pki,
+    ca: &str,
+    identity: Arc<Identity>,
     supervisor: &Supervisor,
 ) -> Result<Arc<Kubelets>, TlsError> {
-    let pair = &pki.kubelet_client;
-    let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
-    let tls = client_config(&ServerTrust::Authority(pki.ca.as_bytes().to_vec()), Some(identity), false)?;
+    let tls = client_config(&ServerTrust::Authority(ca.as_bytes().to_vec()), Some(identity), false)?;
     let client = Client::new(Options { tls: Some(tls), ..Options::default() }, supervisor.clone());
     let kubelets = Arc::new(Kubelets { registry, client, supervisor: supervisor.clone() });
     for (name, stream) in [

@@ -1,0 +1,312 @@
+//! A component alone: `skiff kube-scheduler --kubeconfig FILE` and its like, also by the executable's name.
+//!
+//! Flags to options, then clients, then the same start that the server uses; at the end tasks are ended and leases given
+//! back, so that another one need not wait.
+
+use super::serving::{self, Parts, Serving};
+use super::{
+    Election, Place, Said, Spec, accounts::Accounts, controller_manager, kubelet, log_directives, proxy, scheduler,
+};
+use crate::agent;
+use crate::config::{default_address, host_name};
+use crate::preflight::{self, ThisMachine};
+use crate::progress::{human, waited};
+use crate::server::signalled;
+use crate::usage::UsageError;
+use anyhow::Context;
+use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::flags;
+use skiff_base::task::Supervisor;
+use skiff_client::delegated::{ClientCa, Delegated};
+use skiff_client::leader::LeaderElector;
+use skiff_client::transport::Transport;
+use skiff_client::{Client, Kubeconfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The components that run alone, by upstream's names.
+pub(crate) const NAMES: [&str; 4] = ["kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"];
+
+fn spec(name: &str) -> Option<&'static Spec> {
+    [&scheduler::SPEC, &controller_manager::SPEC, &kubelet::SPEC, &proxy::SPEC]
+        .into_iter()
+        .find(|spec| spec.component.name() == name)
+}
+
+/// What to run.
+enum Options {
+    Scheduler(scheduler::Options),
+    ControllerManager(controller_manager::Options),
+    Kubelet(kubelet::Options),
+    Proxy(proxy::Options),
+}
+
+impl Options {
+    fn read(name: &str, said: &Said) -> Result<Self, UsageError> {
+        let mut mistakes = Vec::new();
+        let options = match name {
+            "kube-scheduler" => Self::Scheduler(scheduler::Options::read(said, &mut mistakes)),
+            "kube-controller-manager" => {
+                let options = controller_manager::Options::read(said, &mut mistakes);
+                if options.allocate_node_cidrs == Some(true) && options.cluster_cidrs.is_empty() {
+                    mistakes.push("--allocate-node-cidrs needs --cluster-cidr".to_owned());
+                }
+                Self::ControllerManager(options)
+            }
+            "kubelet" => Self::Kubelet(kubelet::Options::read(said, &mut mistakes)),
+            _ => Self::Proxy(proxy::Options::read(said, &mut mistakes)),
+        };
+        UsageError::all(mistakes).map(|()| options)
+    }
+
+    fn kubeconfig(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Scheduler(options) => options.kubeconfig.as_ref(),
+            Self::ControllerManager(options) => options.kubeconfig.as_ref(),
+            Self::Kubelet(options) => options.kubeconfig.as_ref(),
+            Self::Proxy(options) => options.kubeconfig.as_ref(),
+        }
+    }
+
+    /// One process, one level: the component's `-v` is everybody's.
+    fn log(&self) -> String {
+        let verbosity = match self {
+            Self::Scheduler(options) => options.verbosity,
+            Self::ControllerManager(options) => options.verbosity,
+            Self::Kubelet(options) => options.verbosity,
+            Self::Proxy(options) => options.verbosity,
+        };
+        log_directives(&[(
+            &[
+                "skiff",
+                "skiff_client",
+                "skiff_scheduler",
+                "skiff_controllers",
+                "skiff_kubelet",
+                "skiff_runtime",
+                "skiff_cni",
+                "skiff_image",
+                "skiff_proxy",
+            ],
+            verbosity,
+        )])
+    }
+}
+
+/// Runs the component called `name` until a signal ends it.
+#[expect(clippy::print_stdout, reason = "what the user asked for")]
+pub(crate) fn run(name: &'static str, arguments: Vec<String>) -> anyhow::Result<()> {
+    let spec = spec(name).with_context(|| format!("{name} does not run alone"))?;
+    let said = spec.parse(Place::Alone, arguments).map_err(UsageError)?;
+    if said.help() {
+        let served: Vec<flags::Served> = spec.entries().map(|entry| entry.served).collect();
+        println!("Usage: skiff {name} --kubeconfig FILE [flags]\n\n{}", flags::help(spec.component, &served));
+        return Ok(());
+    }
+    if said.version() {
+        println!("Kubernetes {}", skiff_server::version::git_version());
+        return Ok(());
+    }
+    let options = Options::read(name, &said)?;
+    let Some(path) = options.kubeconfig().cloned() else {
+        return Err(UsageError::one(format!("{name}: --kubeconfig is needed to know the API server")).into());
+    };
+    crate::telemetry(&options.log());
+    if matches!(options, Options::Kubelet(_) | Options::Proxy(_)) {
+        preflight::rights()?;
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name(name).build()?;
+    runtime.block_on(serve(name, options, path))
+}
+
+/// A component on its way: what all of them have.
+struct Alone {
+    name: &'static str,
+    kubeconfig: Kubeconfig,
+    client: Client,
+    clock: SharedClock,
+    /// Of connections, which are needed until the lease is given back.
+    owner: Supervisor,
+    /// Of the component itself.
+    run: Supervisor,
+}
+
+async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let owner = Supervisor::new(name);
+    let kubeconfig = Kubeconfig::load(&path)?;
+    let client = client(&kubeconfig, name, &owner)?;
+    let run = owner.child(name);
+    let alone = Alone { name, kubeconfig, client, clock, owner, run };
+    let begun = alone.clock.now();
+    alone.reach().await;
+    let elector = match options {
+        Options::Scheduler(options) => alone.scheduler(&options)?,
+        Options::ControllerManager(options) => alone.controller_manager(&options)?,
+        Options::Kubelet(options) => alone.kubelet(options).await.map(|()| None)?,
+        Options::Proxy(options) => alone.proxy(&options).await.map(|()| None)?,
+    };
+    tracing::info!(component = name, took = human(alone.clock.now().duration_since(begun)), "ready");
+    let asked = tokio::select! {
+        () = alone.run.token().cancelled() => false,
+        () = signalled() => true,
+    };
+    let late = alone.run.shutdown(GRACE).await;
+    if !late.is_empty() {
+        tracing::warn!(?late, "some tasks did not end in time");
+    } else if let Some(elector) = elector {
+        give_back(&elector).await;
+    }
+    alone.owner.shutdown(GRACE).await;
+    anyhow::ensure!(asked, "a part of {name} has ended; the log says which");
+    Ok(())
+}
+
+fn client(kubeconfig: &Kubeconfig, name: &str, owner: &Supervisor) -> anyhow::Result<Client> {
+    let transport = kubeconfig.transport(owner)?;
+    Ok(Client::new(transport, &format!("{name}/v{}", env!("CARGO_PKG_VERSION"))))
+}
+
+/// Gives a lease back, so that whoever runs elsewhere need not wait for its end; when that cannot be told, they wait.
+pub(crate) async fn give_back(elector: &LeaderElector) {
+    let released = tokio::time::timeout(Duration::from_secs(1), elector.release()).await;
+    if !matches!(released, Ok(Ok(()))) {
+        tracing::debug!(lease = elector.name(), "not given back");
+    }
+}
+
+impl Alone {
+    /// Waits for the API server, and says why while that takes.
+    async fn reach(&self) {
+        let what = format!("the API server at {}", self.kubeconfig.server());
+        let mut told = false;
+        let reached = async {
+            loop {
+                match self.client.get_text("/version").await {
+                    Ok(_) => return,
+                    // It is there, and what it lets this user do will be seen.
+                    Err(error) if error.api().is_some() => {
+                        tracing::warn!(%error, "the API server refuses to tell its version");
+                        return;
+                    }
+                    Err(error) if !told => {
+                        told = true;
+                        tracing::warn!(
+                            error = format!("{:#}", anyhow::Error::from(error)),
+                            "{what} does not answer yet"
+                        );
+                    }
+                    Err(error) => tracing::debug!(%error, "the API server does not answer yet"),
+                }
+                self.clock.sleep(Duration::from_millis(500)).await;
+            }
+        };
+        waited(&self.clock, &what, reached).await;
+    }
+
+    fn elector(&self, election: Option<&Election>) -> Option<Arc<LeaderElector>> {
+        let election = election?;
+        let leases = self.client.namespaced("coordination.k8s.io", "v1", "leases", &election.namespace);
+        let identity = format!("{}_{}", host_name(), uuid::Uuid::new_v4());
+        let clock = Arc::clone(&self.clock);
+        Some(Arc::new(LeaderElector::new(leases, &election.name, &identity, election.timing, clock)))
+    }
+
+    /// Health and metrics, whose callers are reviewed as other kubeconfigs say, or as this component.
+    fn spawn_serving(&self, serving: &Serving, elector: Option<&Arc<LeaderElector>>) -> anyhow::Result<()> {
+        let reviewer = |path: &Option<PathBuf>| match path {
+            None => Ok(self.client.clone()),
+            Some(path) => client(&Kubeconfig::load(path)?, self.name, &self.owner),
+        };
+        let ca = match &serving.client_ca {
+            None => ClientCa::FromCluster,
+            Some(path) => ClientCa::Pem(read(path)?),
+        };
+        let (authentication, authorization) = (reviewer(&serving.authentication)?, reviewer(&serving.authorization)?);
+        let delegated = Delegated::new(authentication, authorization, ca, Arc::clone(&self.clock))
+            .context("--client-ca-file holds no usable authority")?;
+        let parts = Parts::new(delegated, elector, &self.clock);
+        if let Some(port) = serving.spawn(self.name, parts, &self.clock, &self.run)? {
+            tracing::info!(component = self.name, port, "serving health and metrics");
+        }
+        Ok(())
+    }
+
+    fn scheduler(&self, options: &scheduler::Options) -> anyhow::Result<Option<Arc<LeaderElector>>> {
+        let elector = self.elector(options.election.as_ref());
+        self.spawn_serving(&options.serving, elector.as_ref())?;
+        scheduler::spawn(self.client.clone(), elector.clone(), &self.clock, &self.run);
+        Ok(elector)
+    }
+
+    fn controller_manager(&self, options: &controller_manager::Options) -> anyhow::Result<Option<Arc<LeaderElector>>> {
+        let elector = self.elector(options.election.as_ref());
+        self.spawn_serving(&options.serving, elector.as_ref())?;
+        let anonymous: Option<Arc<dyn Transport>> =
+            options.own_accounts.then(|| self.kubeconfig.without_user().transport(&self.owner)).transpose()?;
+        let root_ca = match &options.root_ca {
+            Some(path) => String::from_utf8(read(path)?).context("--root-ca-file is not PEM")?,
+            None => String::from_utf8_lossy(self.kubeconfig.authority().unwrap_or_default()).into_owned(),
+        };
+        let wanted = options.allocate_node_cidrs.unwrap_or(false);
+        let cidrs = if wanted { options.cluster_cidrs.as_slice() } else { &[] };
+        let setup = controller_manager::Setup {
+            clients: Arc::new(Accounts::new(self.client.clone(), anonymous, Arc::clone(&self.clock))),
+            ranges: options.mask_sizes.apply(cidrs).map_err(UsageError::one)?,
+            root_ca: root_ca.into(),
+            terminated_pods: options.terminated_pods,
+            elector: elector.clone(),
+            clock: Arc::clone(&self.clock),
+        };
+        controller_manager::spawn(&setup, &self.run);
+        Ok(elector)
+    }
+
+    async fn proxy(&self, options: &proxy::Options) -> anyhow::Result<()> {
+        let node_name = options.node_name.clone().unwrap_or_else(host_name);
+        proxy::spawn(&self.client, options, &node_name, &self.clock, &self.run).await
+    }
+
+    async fn kubelet(&self, options: kubelet::Options) -> anyhow::Result<()> {
+        if options.runtime_endpoint.is_none() {
+            let machine = ThisMachine { data_dir: options.data_dir.clone() };
+            tokio::task::spawn_blocking(move || preflight::kernel(&machine)).await??;
+        }
+        let addresses = if options.node_ips.is_empty() { vec![default_address()] } else { options.node_ips.clone() };
+        let address = addresses.first().copied().unwrap_or_else(default_address);
+        let client_ca = match &options.client_ca {
+            Some(path) => read(path)?,
+            None => {
+                self.kubeconfig.authority().context("--client-ca-file is needed: the kubeconfig has none")?.to_vec()
+            }
+        };
+        let serving = agent::Serving {
+            listener: options.listen.bind("kubelet")?,
+            identity: serving::identity(options.tls.as_ref(), "kubelet", address, &self.clock)?,
+            client_ca,
+        };
+        let config = agent::Config {
+            root: options.root.unwrap_or_else(|| options.data_dir.join("kubelet")),
+            data_dir: options.data_dir,
+            node_name: options.node_name.unwrap_or_else(host_name),
+            addresses,
+            labels: options.node_labels,
+            max_pods: options.max_pods,
+            cgroup_root: options.cgroup_root,
+            runtime_endpoint: options.runtime_endpoint,
+            cluster_dns: options.cluster_dns,
+            cluster_domain: options.cluster_domain.unwrap_or_default(),
+            cluster_cidrs: options.cluster_cidrs,
+            static_pods: options.static_pods,
+        };
+        agent::start(config, self.client.clone(), serving, &self.clock, &self.run).await
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,131 @@
+//! kubelet: its flags. What it is made of is `agent.rs`.
+
+use super::{Entry, InServer, Place, Said, Spec, alone, fixed, flag, of_server, serving};
+use crate::ports::Listen;
+use skiff_base::flags::{Component, Served};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Flags.
+pub(crate) const SPEC: Spec = Spec { component: Component::Kubelet, flags: &[OWN] };
+
+const OWN: &[Entry] = &[
+    alone("kubeconfig", "How to reach the API server, and as whom."),
+    of_server("hostname-override", "node-name", "Name of this machine in the cluster."),
+    of_server("node-ip", "advertise-address", "Addresses of the node; found by the default route when absent."),
+    of_server(
+        "port",
+        "kubelet-port",
+        "Port of the kubelet's server. A default that is taken moves to a free port, which the node's status says.",
+    ),
+    flag("address", "Address of the kubelet's server."),
+    of_server(
+        "container-runtime-endpoint",
+        "container-runtime-endpoint",
+        "CRI socket of another runtime. The embedded one runs the containers when it is not said.",
+    ),
+    of_server("pod-manifest-path", "pod-manifest-path", "Directory of static pods."),
+    of_server("cluster-domain", "cluster-domain", "Domain of the cluster's DNS names."),
+    flag("cluster-dns", "Addresses of the cluster's DNS. In skiff server: that of its own DNS unless said."),
+    alone("root-dir", "Where volumes and records of pods are; DATA-DIR/kubelet when it is not said."),
+    flag("node-labels", "Labels of the node beside the usual: key=value."),
+    flag("max-pods", "Most pods."),
+    flag("cgroup-root", "Root of the pods' cgroups; /kubepods when absent."),
+    alone("client-ca-file", "Authority of client certificates; the kubeconfig's when absent."),
+    flag("tls-cert-file", "Certificate to show. Alone, one that nobody has signed is made in memory when absent."),
+    flag("tls-private-key-file", "Its key."),
+    fixed("anonymous-auth", "false", "Nobody without a credential is answered."),
+    fixed("authentication-token-webhook", "true", "Tokens are reviewed by the API server."),
+    fixed("authorization-mode", "Webhook", "The API server says who may."),
+    fixed("fail-cgroupv1", "false", "cgroup v1 works."),
+    fixed("read-only-port", "0", "There is none."),
+    flag("feature-gates", "Features by name; a gate can only be given the value that it has."),
+    Entry {
+        served: Served::own(
+            "data-dir",
+            "string",
+            "/var/lib/skiff",
+            "Where images, containers and the pod network are kept.",
+        ),
+        server: InServer::Never,
+        only: None,
+    },
+    Entry {
+        served: Served::own(
+            "cluster-cidr",
+            "strings",
+            "10.244.0.0/16",
+            "Networks of pods, for the embedded pod network.",
+        ),
+        server: InServer::Never,
+        only: None,
+    },
+];
+
+/// What they mean.
+pub(crate) struct Options {
+    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) node_name: Option<String>,
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) listen: Listen,
+    pub(crate) runtime_endpoint: Option<String>,
+    pub(crate) static_pods: Option<PathBuf>,
+    pub(crate) cluster_dns: Vec<String>,
+    pub(crate) cluster_domain: Option<String>,
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) node_labels: Vec<(String, String)>,
+    pub(crate) max_pods: i64,
+    pub(crate) cgroup_root: String,
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) cluster_cidrs: Vec<String>,
+    pub(crate) verbosity: i64,
+}
+
+fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {
+    text.split(',').map(|one| one.trim().parse().map_err(|_| format!("{one} is no IP address"))).collect()
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text}: expected key=value"))?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl Options {
+    /// Checked; every mistake is told.
+    pub(crate) fn read(said: &Said, mistakes: &mut Vec<String>) -> Self {
+        said.gates(mistakes);
+        let labels = said.list("node-labels").unwrap_or_default();
+        let labels = labels.iter().map(|text| label(text).map_err(|error| format!("--node-labels: {error}")));
+        let node_labels = labels.filter_map(|one| crate::usage::note(one, mistakes)).collect();
+        let cluster_cidrs = said.list("cluster-cidr").unwrap_or_else(|| vec!["10.244.0.0/16".to_owned()]);
+        for text in &cluster_cidrs {
+            crate::usage::note(super::proxy::cidr(text).map_err(|error| format!("--cluster-cidr: {error}")), mistakes);
+        }
+        let dns = said.parsed("cluster-dns", addresses, mistakes).unwrap_or_default();
+        Self {
+            kubeconfig: said.path("kubeconfig"),
+            node_name: said.get("hostname-override").map(str::to_owned),
+            node_ips: said.parsed("node-ip", addresses, mistakes).unwrap_or_default(),
+            listen: said.listen(SocketAddr::from(([0, 0, 0, 0], 10250)), "port", "address", mistakes),
+            runtime_endpoint: said.get("container-runtime-endpoint").map(str::to_owned),
+            static_pods: said.path("pod-manifest-path"),
+            cluster_dns: dns.iter().map(IpAddr::to_string).collect(),
+            cluster_domain: said.get("cluster-domain").map(str::to_owned),
+            root: said.path("root-dir"),
+            node_labels,
+            max_pods: said.number("max-pods", mistakes).unwrap_or(110),
+            cgroup_root: said.get("cgroup-root").unwrap_or("/kubepods").to_owned(),
+            client_ca: said.path("client-ca-file"),
+            tls: serving::pair(said, mistakes),
+            data_dir: said.path("data-dir").unwrap_or_else(|| "/var/lib/skiff".into()),
+            cluster_cidrs,
+            verbosity: said.verbosity(),
+        }
+    }
+    /// From `--kubelet-arg`.
+    pub(crate) fn in_server(arguments: Vec<String>, mistakes: &mut Vec<String>) -> Option<Self> {
+        super::note_all(SPEC.parse(Place::Server, arguments), mistakes).map(|said| Self::read(&said, mistakes))
+    }
+}

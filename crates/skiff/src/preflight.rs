@@ -1,0 +1,200 @@
+//! What a node needs of its machine, tried before anything is started: each thing that is missing is named, with what to
+//! do about it. A control plane alone needs none of it.
+
+use skiff_linux::caps::Caps;
+use skiff_linux::cgroup::Hierarchy;
+use skiff_linux::mount;
+use skiff_linux::netlink::netns::NetNs;
+use skiff_linux::netlink::route::{RouteSocket, VethEnd};
+use skiff_linux::nft::{Batch, Family, Hook, HookPoint, Nft, Table};
+use std::path::{Path, PathBuf};
+
+/// A machine that cannot be a node as it is.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotANode {
+    /// The process is not root's.
+    #[error(
+        "a node needs root (this is user {0}): run it with sudo, or run a control plane alone with --disable-agent"
+    )]
+    NotRoot(u32),
+    /// Root without the rights of root, as in a container.
+    #[error(
+        "a node needs {} which this process lacks: give it to the container or service, or run a control plane alone \
+         with --disable-agent",
+        .0.join(", ")
+    )]
+    Capabilities(Vec<String>),
+    /// The kernel lacks something.
+    #[error("this machine cannot run pods:\n  {}\nA control plane alone runs with --disable-agent.", .0.join("\n  "))]
+    Kernel(Vec<String>),
+}
+
+/// Without these no container is made.
+const NEEDED: [&str; 9] =
+    ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_ADMIN", "SYS_ADMIN"];
+
+/// Who runs this, and with which rights. Quick: before anything else.
+pub(crate) fn rights() -> Result<(), NotANode> {
+    let user = rustix::process::geteuid().as_raw();
+    // What cannot be read is not a reason to refuse: what lacks a right will say so.
+    decide_rights(user, Caps::of_this_process().unwrap_or(Caps::ALL))
+}
+
+fn decide_rights(user: u32, held: Caps) -> Result<(), NotANode> {
+    let lacks = |name: &&str| Caps::named(name).is_some_and(|one| held.intersect(one) != one);
+    let missing: Vec<String> = NEEDED.iter().filter(|name| lacks(name)).map(|name| format!("CAP_{name}")).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(if user == 0 { NotANode::Capabilities(missing) } else { NotANode::NotRoot(user) })
+}
+
+/// What a node with the embedded runtime uses of the kernel.
+pub(crate) trait Kernel {
+    /// Layers over a directory of the data directory.
+    fn overlay(&self) -> Result<(), String>;
+    /// A pair of links in a namespace of their own.
+    fn veth(&self) -> Result<(), String>;
+    /// A table with a chain of each kind that services and pods need.
+    fn nftables(&self) -> Result<(), String>;
+    /// The hierarchy and its controllers.
+    fn cgroups(&self) -> Result<(), String>;
+}
+
+/// Tries everything; all that is missing is told at once.
+pub(crate) fn kernel(kernel: &dyn Kernel) -> Result<(), NotANode> {
+    let found = [
+        (
+            "overlayfs",
+            kernel.overlay(),
+            "load it with `modprobe overlay`; if it is there, put --data-dir on ext4, xfs or btrfs",
+        ),
+        ("network namespaces and veth", kernel.veth(), "load it with `modprobe veth`"),
+        ("nftables", kernel.nftables(), "load it with `modprobe -a nf_tables nft_chain_nat nft_masq nft_ct`"),
+        ("cgroups", kernel.cgroups(), "mount them at /sys/fs/cgroup, with cpu, memory and pids"),
+    ];
+    let missing = found.into_iter().filter_map(|(what, outcome, hint)| {
+        let why = outcome.err()?;
+        Some(format!("{what}: {why}: {hint}"))
+    });
+    let missing: Vec<String> = missing.collect();
+    if missing.is_empty() { Ok(()) } else { Err(NotANode::Kernel(missing)) }
+}
+
+/// The kernel of this machine. What is tried is undone, or ends with a namespace of its own.
+pub(crate) struct ThisMachine {
+    /// Where containers' layers will be.
+    pub(crate) data_dir: PathBuf,
+}
+
+fn shown(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+fn try_overlay(place: &Path) -> std::io::Result<()> {
+    let (lower, upper, work) = (place.join("lower"), place.join("upper"), place.join("work"));
+    for directory in [&lower, &upper, &work] {
+        std::fs::create_dir_all(directory)?;
+    }
+    // Detached: it is gone with its descriptor.
+    mount::overlay(mount::Overlay { lower: &[lower], upper: &upper, work: &work }).map(drop)
+}
+
+impl Kernel for ThisMachine {
+    fn overlay(&self) -> Result<(), String> {
+        let place = self.data_dir.join(format!("preflight-{}", std::process::id()));
+        let outcome = try_overlay(&place).map_err(shown);
+        if let Err(error) = std::fs::remove_dir_all(&place) {
+            tracing::warn!(place = %place.display(), %error, "an empty directory of a trial is left behind");
+        }
+        outcome
+    }
+
+    fn veth(&self) -> Result<(), String> {
+        let namespace = NetNs::create().map_err(shown)?;
+        let mut socket = RouteSocket::open_in(&namespace).map_err(shown)?;
+        let end = |name, last| VethEnd { name, mac: [2, 0, 0, 0, 0, last], netns: None, group: 0 };
+        socket.add_veth(&end("near", 1), &end("far", 2), 1500).map_err(shown)
+    }
+
+    fn nftables(&self) -> Result<(), String> {
+        let namespace = NetNs::create().map_err(shown)?;
+        let mut nft = Nft::open_in(&namespace).map_err(shown)?;
+        let table = Table { family: Family::Ip, name: "preflight" };
+        let mut batch = Batch::new();
+        batch.add_table(table);
+        for (name, kind) in [("filter", "filter"), ("nat", "nat")] {
+            let hook = Hook { kind, point: HookPoint::Prerouting, priority: if kind == "nat" { -100 } else { 0 } };
+            batch.add_chain(table, name, Some(hook));
+        }
+        nft.commit(batch).map_err(shown)
+    }
+
+    fn cgroups(&self) -> Result<(), String> {
+        let has: Vec<String> = match Hierarchy::detect().map_err(shown)? {
+            Hierarchy::V1(controllers) => controllers.into_keys().collect(),
+            Hierarchy::V2(top) => {
+                let text = std::fs::read_to_string(top.join("cgroup.controllers")).map_err(shown)?;
+                text.split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        let missing = ["cpu", "memory", "pids"].into_iter().filter(|name| !has.iter().any(|one| one == name));
+        let missing: Vec<&str> = missing.collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("without {}", missing.join(", "))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Lacking(&'static [&'static str]);
+    impl Lacking {
+        fn has(&self, what: &str) -> Result<(), String> {
+            if self.0.contains(&what) { Err("Operation not supported (os error 95)".to_owned()) } else { Ok(()) }
+        }
+    }
+    impl Kernel for Lacking {
+        fn overlay(&self) -> Result<(), String> {
+            self.has("overlay")
+        }
+        fn veth(&self) -> Result<(), String> {
+            self.has("veth")
+        }
+        fn nftables(&self) -> Result<(), String> {
+            self.has("nftables")
+        }
+        fn cgroups(&self) -> Result<(), String> {
+            self.has("cgroups")
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_to_do() {
+        assert_eq!(kernel(&Lacking(&[])), Ok(()));
+        let told = kernel(&Lacking(&["overlay", "nftables"])).map_err(|error| error.to_string());
+        let expected = "this machine cannot run pods:\n  overlayfs: Operation not supported (os error 95): load it with \
+                        `modprobe overlay`; if it is there, put --data-dir on ext4, xfs or btrfs\n  nftables: Operation \
+                        not supported (os error 95): load it with `modprobe -a nf_tables nft_chain_nat nft_masq \
+                        nft_ct`\nA control plane alone runs with --disable-agent.";
+        assert_eq!(told, Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn rights_are_asked_before_anything() {
+        assert_eq!(decide_rights(0, Caps::ALL), Ok(()));
+        let without = Caps(Caps::ALL.0 & !(1 << 12));
+        assert_eq!(decide_rights(0, without), Err(NotANode::Capabilities(vec!["CAP_NET_ADMIN".to_owned()])));
+        assert_eq!(decide_rights(1000, Caps(0)), Err(NotANode::NotRoot(1000)));
+        assert_eq!(decide_rights(1000, Caps::ALL), Ok(()), "a user with all rights is as good as root");
+    }
+}
