@@ -15,7 +15,7 @@ pub fn deadline(info: &RequestInfo, query: Option<&str>, max: Duration) -> Resul
     let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(Some(max)) };
     let invalid = || {
         ApiError::bad_request(format!(
-            "invalid timeout specified in the request URL - failed to parse the timeout value in {}",
+            "invalid timeout specified in the request URL - time: invalid duration {}",
             skiff_machinery::error::quote(text)
         ))
     };

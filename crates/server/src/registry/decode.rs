@@ -4,9 +4,9 @@ use super::negotiate::Format;
 use super::respond::Scope;
 use super::wire;
 use crate::kinds::Version;
-use skiff_machinery::codec::{self, FieldValidation};
+use skiff_machinery::codec::{self, FieldValidation, json};
 use skiff_machinery::schema::structural::coerce_metadata;
-use skiff_machinery::schema::{StructRef, Type};
+use skiff_machinery::schema::{StructRef, Type, builtin};
 use skiff_machinery::{ApiError, GroupVersion, Value};
 
 /// A body over the schema of `version`, with warnings about unknown and duplicate fields. Type meta is filled in or has
@@ -19,39 +19,44 @@ pub(super) fn body(
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let own = &version.group_version;
-    let json;
     let (bytes, found) = match format {
         Format::Protobuf => {
-            let envelope = wire::open_envelope(bytes).ok_or_else(|| {
-                ApiError::bad_request(format!(
-                    "the object provided is unrecognized (must be of type {kind}): it is not in a protobuf envelope"
-                ))
-            })?;
+            let envelope = envelope(bytes).map_err(|why| unrecognized(kind, &why, bytes))?;
             let found = (envelope.api_version.to_owned(), envelope.kind.to_owned());
             (envelope.message, found)
         }
         Format::Json => (bytes, type_meta(bytes)),
-        Format::Yaml => {
-            let tree =
-                wire::decode_yaml(bytes, validation).map_err(|error| unrecognized(kind, &error.to_string(), bytes))?;
-            json = skiff_machinery::codec::json::to_vec(&tree.value);
-            let (value, mut warnings) = self::body(&json, Format::Json, kind, version, validation)?;
-            warnings.extend(tree.warnings);
-            return Ok((value, warnings));
-        }
+        Format::Yaml => return yaml_body(bytes, kind, version, validation),
     };
     let (found_version, found_kind) = &found;
-    if !found_version.is_empty() && !found_kind.is_empty() && found_kind != kind {
-        let version_part = GroupVersion::parse(found_version).map(|gv| gv.version).unwrap_or_default();
-        return Err(ApiError::bad_request(format!(
-            "{found_kind} in version {} cannot be handled as a {kind}: the kind in the data does not match the expected kind",
-            skiff_machinery::error::quote(&version_part)
-        )));
-    }
+    let found_gv = match GroupVersion::parse(found_version) {
+        _ if found_version.is_empty() => own.clone(),
+        Some(gv) => gv,
+        None => {
+            return Err(unrecognized(kind, &format!("unexpected GroupVersion string: {found_version}"), bytes));
+        }
+    };
+    // What is not said is what the path says.
+    let found_kind = if found_kind.is_empty() { kind } else { found_kind };
+    let in_version = |why: &dyn std::fmt::Display| {
+        ApiError::bad_request(format!(
+            "{found_kind} in version {} cannot be handled as a {kind}: {why}",
+            skiff_machinery::error::quote(&found_gv.version)
+        ))
+    };
     let api_version = own.to_string();
-    if !found_version.is_empty() && *found_version != api_version {
+    let custom = version.custom.is_some();
+    let other_kind = found_kind != kind;
+    if custom && other_kind {
+        return Err(in_version(&"the kind in the data does not match the expected kind"));
+    }
+    let known = || builtin::by_kind(&found_gv.group, &found_gv.version, kind).is_some();
+    if other_kind || (found_gv != *own && !custom && !known()) {
+        return Err(in_version(&another_kind(&found_gv.to_string(), found_kind, &own.group, kind)));
+    }
+    if found_gv != *own {
         return Err(ApiError::bad_request(format!(
-            "the API version in the data ({found_version}) does not match the expected API version ({api_version})"
+            "the API version in the data ({found_gv}) does not match the expected API version ({api_version})"
         )));
     }
     let decoded = match format {
@@ -62,14 +67,16 @@ pub(super) fn body(
         let warnings = custom_fields(version, &mut tree, validation, warnings)?;
         Ok((tree, warnings))
     });
-    let (mut tree, warnings) = decoded.map_err(|error| {
-        if found_kind.is_empty() {
-            return unrecognized(kind, &error.to_string(), bytes);
+    let (mut tree, warnings) = decoded.map_err(|error| match &error {
+        // Upstream reads kind and version first: what is no JSON, or no object, fails there.
+        codec::DecodeError::Syntax(why) => {
+            unrecognized(kind, &format!("couldn't get version/kind; json parse error: {why}"), bytes)
         }
-        ApiError::bad_request(format!(
-            "{found_kind} in version {} cannot be handled as a {kind}: {error}",
-            skiff_machinery::error::quote(&own.version)
-        ))
+        codec::DecodeError::Type(why) if !matches!(format, Format::Protobuf) && !is_object(bytes) => {
+            let why = no_object(bytes, why);
+            unrecognized(kind, &format!("couldn't get version/kind; json parse error: {why}"), bytes)
+        }
+        _ => in_version(&error),
     })?;
     let Some(map) = tree.as_object_mut() else {
         return Err(unrecognized(kind, "it is no object", bytes));
@@ -77,6 +84,79 @@ pub(super) fn body(
     map.insert("apiVersion", api_version);
     map.insert("kind", kind);
     Ok((tree, warnings))
+}
+
+/// YAML becomes JSON first. In strict mode upstream says what both found.
+fn yaml_body(
+    bytes: &[u8],
+    kind: &str,
+    version: &Version,
+    validation: FieldValidation,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let lenient = if validation == FieldValidation::Strict { FieldValidation::Warn } else { validation };
+    let tree = wire::decode_yaml(bytes, lenient).map_err(|error| unrecognized(kind, &error.to_string(), bytes))?;
+    let json = json::to_vec(&tree.value);
+    let (value, warnings) = self::body(&json, Format::Json, kind, version, lenient)?;
+    let all = [tree.warnings, warnings].concat();
+    if validation == FieldValidation::Strict && !all.is_empty() {
+        let gv = GroupVersion::parse(value.str_at(&["apiVersion"])).unwrap_or_else(|| version.group_version.clone());
+        return Err(ApiError::bad_request(format!(
+            "{kind} in version {} cannot be handled as a {kind}: {}",
+            skiff_machinery::error::quote(&gv.version),
+            codec::DecodeError::Strict(all)
+        )));
+    }
+    Ok((value, all))
+}
+
+/// Why something is not of the kind that the path means: another known kind, or one that nobody knows.
+pub(super) fn another_kind(found_version: &str, found_kind: &str, group: &str, kind: &str) -> String {
+    let known =
+        GroupVersion::parse(found_version).filter(|gv| builtin::by_kind(&gv.group, &gv.version, found_kind).is_some());
+    match known {
+        Some(gv) => {
+            // Upstream's packages are named after the first word of a group.
+            let package = if group.is_empty() { "core" } else { group.split('.').next().unwrap_or(group) };
+            format!("converting ({}.{found_kind}) to ({package}.{kind}): unknown conversion", gv.version)
+        }
+        None => format!(
+            "no kind {} is registered for version {} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            skiff_machinery::error::quote(found_kind),
+            skiff_machinery::error::quote(found_version)
+        ),
+    }
+}
+
+/// Opens the envelope; what upstream's serializer says when there is none.
+fn envelope(bytes: &[u8]) -> Result<wire::Envelope<'_>, String> {
+    if bytes.is_empty() {
+        return Err("empty data".to_owned());
+    }
+    if !bytes.starts_with(wire::PROTOBUF_MAGIC) {
+        return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".to_owned());
+    }
+    if bytes.len() == wire::PROTOBUF_MAGIC.len() {
+        return Err("empty body".to_owned());
+    }
+    wire::open_envelope(bytes).ok_or_else(|| "unexpected EOF".to_owned())
+}
+
+fn is_object(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"{")
+}
+
+/// What Go says of JSON that is no object, when it looks for kind and version.
+fn no_object(bytes: &[u8], error: &str) -> String {
+    let found = match bytes.trim_ascii_start().first() {
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        Some(b'-' | b'0'..=b'9') => "number",
+        _ => return error.to_owned(),
+    };
+    format!(
+        "json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+    )
 }
 
 /// What a definition makes of a custom resource's body: metadata is read as metadata, unknown fields go, with a word

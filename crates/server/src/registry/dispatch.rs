@@ -94,8 +94,19 @@ impl Registry {
             // `/api/v1/pods` can be listed and watched; `/api/v1/pods/x` is no path at all.
             return Err(if info.name.is_empty() { not_allowed() } else { ApiError::generic_not_found() });
         }
-        let streams = matches!(subresource.map(|sub| &sub.behaviour), Some(SubresourceBehaviour::Connect(_)));
-        if !streams && !verbs.contains(&info.verb.as_str()) {
+        // What is proxied is asked by any method; its own path has to answer OPTIONS too.
+        let proxied = info.subresource == "proxy" && request.parts.method == http::Method::OPTIONS;
+        if !proxied && !verbs.contains(&info.verb.as_str()) {
+            return Err(not_allowed());
+        }
+        // `POST .../pods/x` and `PUT .../pods` are no routes of upstream's.
+        let names_one = !info.name.is_empty();
+        let wrong_path = match info.verb.as_str() {
+            "create" => names_one && subresource.is_none(),
+            "update" | "patch" => !names_one,
+            _ => false,
+        };
+        if wrong_path {
             return Err(not_allowed());
         }
         let deprecation = resource.versions[version].deprecation_warning.clone();
@@ -237,18 +248,7 @@ impl Registry {
         let info = &context.info;
         let namespace = object_namespace(scope, &info.namespace);
         let name = super::meta::text(&object, "name");
-        if name.is_empty() {
-            let text = "name must be provided";
-            let path = skiff_machinery::FieldPath::new("metadata");
-            let error = skiff_machinery::FieldError::required(&path.child("name"), text);
-            return Err(ApiError::invalid(&scope.resource.group_kind(), "", &[error]));
-        }
-        if name != info.name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                info.name
-            )));
-        }
+        check_name(name, &info.name)?;
         super::meta::match_namespace(&mut object, namespace)?;
         scope.resource.strategy.default(&scope.version().group_version, &mut object);
         let manager = asked.manager(&write_options);
@@ -339,6 +339,7 @@ impl Registry {
                 let (object, texts) = patch.patched(&served, scope, validation)?;
                 *told.lock() = texts;
                 check_patched(scope, &object, &served)?;
+                check_name(super::meta::text(&object, "name"), &info.name)?;
                 Ok(patch::to_storage(scope, &writer, old, object))
             };
             self.update(&write, Rules { create: false, uid_is_precondition: false }, &make).await?
@@ -662,16 +663,29 @@ fn bare_version(group: &str, version: &str, kind: &str) -> crate::kinds::Version
     }
 }
 
-/// A patch must leave kind and version alone.
-fn check_patched(scope: &Scope, patched: &Value, served: &Value) -> Result<(), ApiError> {
-    for field in ["apiVersion", "kind"] {
-        let (now, before) = (patched.str_at(&[field]), served.str_at(&[field]));
-        if now != before {
-            return Err(ApiError::bad_request(format!(
-                "the {field} of {} cannot be changed by a patch from {before} to {now:?}",
-                scope.resource.name
-            )));
-        }
+/// `checkName` (apiserver/pkg/endpoints/handlers/rest.go).
+fn check_name(own: &str, asked: &str) -> Result<(), ApiError> {
+    if own.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({asked} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if own != asked {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({own}) does not match the name on the URL ({asked})"
+        )));
     }
     Ok(())
+}
+
+/// A patch must leave kind and version alone.
+fn check_patched(scope: &Scope, patched: &Value, served: &Value) -> Result<(), ApiError> {
+    let (version, kind) = (patched.str_at(&["apiVersion"]), patched.str_at(&["kind"]));
+    if version == served.str_at(&["apiVersion"]) && kind == served.str_at(&["kind"]) {
+        return Ok(());
+    }
+    Err(patch::invalid_patch(
+        patched,
+        &decode::another_kind(version, kind, &scope.resource.name.group, &scope.resource.kind),
+    ))
 }

@@ -26,7 +26,7 @@ pub(super) fn parse_revision(text: &str) -> Result<Option<Revision>, ApiError> {
                 text,
                 format!("strconv.ParseUint: parsing {}: invalid syntax", skiff_machinery::error::quote(text)),
             );
-            Err(ApiError::invalid(&skiff_machinery::GroupKind::new("", ""), "", &[error]))
+            Err(ApiError::bad_request(format!("invalid resource version: {error}")))
         }
     }
 }

@@ -63,6 +63,9 @@ impl Registry {
         let prefix = scope.key_prefix(namespace);
         let token = match options.continue_token.as_str() {
             "" => None,
+            _ if !matches!(options.resource_version.as_str(), "" | "0") => {
+                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            }
             text => Some(Continue::decode(text, &prefix)?),
         };
         let snapshot = self.list_snapshot(scope, &prefix, options, token.as_ref()).await?;

@@ -29,10 +29,7 @@ impl Selection {
     pub(super) fn parse(resource: &Resource, codec: &Codec, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = match labels {
             "" => None,
-            text => Some(
-                Selector::parse(text)
-                    .map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {error}")))?,
-            ),
+            text => Some(Selector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?),
         };
         let mut terms = Vec::new();
         if !fields.is_empty() {

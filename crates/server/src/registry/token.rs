@@ -6,6 +6,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Serialize};
 use skiff_machinery::ApiError;
 use skiff_store::Revision;
@@ -19,6 +20,14 @@ struct Token<'a> {
     #[serde(borrow, default)]
     start: std::borrow::Cow<'a, str>,
 }
+
+/// As Go decodes `base64.RawURLEncoding`: bits behind the last byte do not matter.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Where a list goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +49,15 @@ impl Continue {
 
     /// Reads a token for a list of `prefix`.
     pub(super) fn decode(token: &str, prefix: &[u8]) -> Result<Self, ApiError> {
-        let invalid = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| invalid(&error.to_string()))?;
+        let invalid =
+            |why: &str| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
+        let bytes = LENIENT.decode(token.trim_end_matches('=')).map_err(|error| {
+            let (base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) = error
+            else {
+                return invalid(&format!("illegal base64 data at input byte {}", token.len() / 4 * 4));
+            };
+            invalid(&format!("illegal base64 data at input byte {at}"))
+        })?;
         let token: Token<'_> = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
             return Err(invalid(&format!("server does not recognize this encoded version {:?}", token.v)));

@@ -70,7 +70,7 @@ impl ListOptions {
         }
         if kind != RESOURCE_VERSION_MATCH_EXACT && kind != RESOURCE_VERSION_MATCH_NOT_OLDER_THAN {
             let supported = [RESOURCE_VERSION_MATCH_EXACT, RESOURCE_VERSION_MATCH_NOT_OLDER_THAN, ""];
-            errors.push(FieldError::not_supported(&path, kind, &supported));
+            errors.push(FieldError::not_supported_in_order(&path, kind, &supported));
         }
         if kind == RESOURCE_VERSION_MATCH_EXACT && self.resource_version == "0" {
             let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
@@ -157,8 +157,8 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                let supported = ["Ignore", "Warn", "Strict"];
-                errors.push(FieldError::not_supported(&FieldPath::new("fieldValidation"), other, &supported));
+                let supported = ["", "Ignore", "Strict", "Warn"];
+                errors.push(FieldError::not_supported_in_order(&FieldPath::new("fieldValidation"), other, &supported));
                 FieldValidation::Strict
             }
         };
@@ -241,8 +241,8 @@ impl DeleteOptions {
                 errors.push(FieldError::invalid(&path, policy.as_str(), detail));
             }
             if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-                let supported = ["Background", "Foreground", "Orphan"];
-                errors.push(FieldError::not_supported(&path, policy.as_str(), &supported));
+                let supported = ["Foreground", "Background", "Orphan", "nil"];
+                errors.push(FieldError::not_supported_in_order(&path, policy.as_str(), &supported));
             }
         }
         if errors.is_empty() { Ok(self) } else { Err(invalid("DeleteOptions", &errors)) }

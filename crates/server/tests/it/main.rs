@@ -3,6 +3,7 @@
 
 mod admission;
 mod api;
+mod bad_input;
 mod custom;
 mod front;
 mod horizon;

@@ -197,7 +197,7 @@ async fn bodies_are_checked() {
     let wrong_version = api.post(MAPS, &object! { "apiVersion": "v2", "kind": "ConfigMap" }).await.expect(400);
     assert_eq!(
         wrong_version.at(&["message"]),
-        "the API version in the data (v2) does not match the expected API version (v1)"
+        "ConfigMap in version \"v2\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \"v2\" in scheme \"pkg/api/legacyscheme/scheme.go:30\""
     );
     let strict = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a"},"dota":{},"data":{"a":"1","a":"2"}}"#;
     let refused = api

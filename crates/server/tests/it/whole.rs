@@ -4,7 +4,7 @@ use crate::api::Answer;
 use http::Request;
 use http_body_util::BodyExt;
 use skiff_base::clock::SystemClock;
-use skiff_base::pki::{self, Pki, ServerNames};
+use skiff_base::pki::{self, ServerNames};
 use skiff_base::task::Supervisor;
 use skiff_net::Body;
 use skiff_net::client::{Client, Options as ClientOptions, Resolve, ResolveFuture};
@@ -22,7 +22,6 @@ use std::time::Duration;
 /// A running server.
 pub(crate) struct Whole {
     pub(crate) address: SocketAddr,
-    pub(crate) pki: Pki,
     pub(crate) supervisor: Supervisor,
     pub(crate) client: Client,
     _directory: tempfile::TempDir,
@@ -121,7 +120,7 @@ impl Whole {
         let trust = ServerTrust::Authority(pki.ca.clone().into_bytes());
         let tls = Some(tls::client_config(&trust, None, false).unwrap());
         let client = Client::new(ClientOptions { tls, ..ClientOptions::default() }, supervisor.clone());
-        Self { address, pki, supervisor, client, _directory: directory }
+        Self { address, supervisor, client, _directory: directory }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -157,9 +156,5 @@ impl Whole {
 
     pub(crate) async fn post(&self, path: &str, json: &str) -> Answer {
         self.send(self.root("POST", path).body("application/json", json)).await
-    }
-
-    pub(crate) async fn put(&self, path: &str, json: &str) -> Answer {
-        self.send(self.root("PUT", path).body("application/json", json)).await
     }
 }
