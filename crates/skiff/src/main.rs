@@ -59,6 +59,8 @@ enum Command {
     Image(image::Flags),
     /// Ends all pods of this machine and removes what was made for them; shows first what it will do.
     Cleanup(cleanup::Flags),
+    /// Measures how fast and how small a server is, as rows with what each has to reach.
+    Bench(skiff_bench::Flags),
     /// Says which version this is.
     Version(skiff_cli::version::Flags),
     /// Writes a script that completes these commands in a shell.
@@ -116,6 +118,9 @@ fn main() -> ExitCode {
         Command::Dns(flags) => dns::run(flags),
         Command::Image(flags) => image::run(flags),
         Command::Cleanup(flags) => cleanup::run(&flags),
+        Command::Bench(flags) => {
+            skiff_bench::run(&flags, node_images::OWN_IMAGE, &mut std::io::stdout()).map_err(Into::into)
+        }
         Command::Cni => {
             let status =
                 skiff_cni::plugin::main(|name| std::env::var(name).ok(), &mut std::io::stdin(), &mut std::io::stdout());
