@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{CriError, CriFuture};
-use crate::v1::{AttachRequest, ExecRequest};
+use crate::v1::{AttachRequest, ExecRequest, PortForwardRequest};
 
 /// Bytes towards a container.
 pub type ByteSink = Box<dyn AsyncWrite + Send + Unpin>;
@@ -46,4 +46,14 @@ pub trait Streaming: Send + Sync {
     fn attach<'a>(&'a self, request: AttachRequest) -> CriFuture<'a, Session>;
     /// Connects to a port on the pod's loopback.
     fn port_forward<'a>(&'a self, pod_sandbox_id: &'a str, port: u16) -> CriFuture<'a, Box<dyn Duplex>>;
+}
+
+/// Gives out the URLs that the CRI's `Exec`, `Attach` and `PortForward` answer with.
+pub trait StreamUrls: Send + Sync {
+    /// Where a command is run by whoever dials it.
+    fn exec(&self, request: ExecRequest) -> Result<String, CriError>;
+    /// Where a container's own program is joined.
+    fn attach(&self, request: AttachRequest) -> Result<String, CriError>;
+    /// Where ports of a pod are reached.
+    fn port_forward(&self, request: PortForwardRequest) -> Result<String, CriError>;
 }

@@ -24,25 +24,63 @@ pub struct PullProblem {
     pub retry_at: Instant,
 }
 
-/// Pulls that failed, by image.
+struct Failed {
+    wait: Duration,
+    until: Instant,
+    /// What the last pull said.
+    why: String,
+}
+
+/// Pulls that failed, by pod and image.
 #[derive(Default)]
-pub struct PullBackoffs(Mutex<BTreeMap<String, (Duration, Instant)>>);
+pub struct PullBackoffs(Mutex<BTreeMap<(String, String), Failed>>);
 
 impl PullBackoffs {
-    fn until(&self, image: &str, now: Instant) -> Option<Instant> {
-        self.0.lock().get(image).map(|(_, until)| *until).filter(|until| *until > now)
+    fn until(&self, key: &(String, String), now: Instant) -> Option<(Instant, String)> {
+        let known = self.0.lock();
+        known.get(key).filter(|failed| failed.until > now).map(|failed| (failed.until, failed.why.clone()))
     }
-    fn failed(&self, image: &str, now: Instant) -> Instant {
+    fn failed(&self, key: (String, String), why: &str, now: Instant) -> Instant {
         let mut known = self.0.lock();
         // Old entries have long served their purpose.
-        known.retain(|_, (_, until)| *until + MAX > now);
-        let wait = known.get(image).map_or(INITIAL, |(wait, _)| (*wait * 2).min(MAX));
-        known.insert(image.to_owned(), (wait, now + wait));
+        known.retain(|_, failed| failed.until + MAX > now);
+        let wait = known.get(&key).map_or(INITIAL, |failed| (failed.wait * 2).min(MAX));
+        known.insert(key, Failed { wait, until: now + wait, why: why.to_owned() });
         now + wait
     }
-    fn succeeded(&self, image: &str) {
-        self.0.lock().remove(image);
+    fn succeeded(&self, key: &(String, String)) {
+        self.0.lock().remove(key);
     }
+}
+
+/// Whether the name is one that a registry could know (`distribution/reference`): host, lower-case path, tag, digest.
+fn is_name(image: &str) -> bool {
+    let (rest, digest) = image.split_once('@').map_or((image, None), |(rest, digest)| (rest, Some(digest)));
+    let good_digest = |digest: &str| {
+        digest.split_once(':').is_some_and(|(algorithm, hex)| {
+            let word = algorithm.chars().all(|c| c.is_ascii_alphanumeric() || "+.-_".contains(c));
+            !algorithm.is_empty() && word && hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit())
+        })
+    };
+    let after_slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (path, tag) = match rest[after_slash..].rfind(':') {
+        Some(at) => (&rest[..after_slash + at], Some(&rest[after_slash + at + 1..])),
+        None => (rest, None),
+    };
+    let good_tag = |tag: &str| {
+        let first = tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        first && tag.len() <= 128 && tag.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    };
+    let (host, path) = match path.split_once('/') {
+        Some((host, rest)) if host.contains(['.', ':', '[']) || host == "localhost" => (host, rest),
+        _ => ("", path),
+    };
+    let good_host = host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
+    let good_part = |part: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.starts_with(plain) && part.ends_with(plain) && part.chars().all(|c| plain(c) || "._-".contains(c))
+    };
+    good_host && path.split('/').all(good_part) && tag.is_none_or(good_tag) && digest.is_none_or(good_digest)
 }
 
 /// The pull policy of a container; without one, `latest` is pulled always.
@@ -133,12 +171,25 @@ impl Shared {
         let spec =
             v1::ImageSpec { image: image.to_owned(), user_specified_image: image.to_owned(), ..Default::default() };
         let problem = |reason, message, retry_at| PullProblem { reason, message, retry_at };
-        let present =
-            self.present(&spec).await.map_err(|message| problem("ImageInspectError", message, now + INITIAL))?;
+        let inspect_problem = |reason, message: String| {
+            self.event(pod, Some(name), EventType::Warning, "InspectFailed", message.as_str());
+            problem(reason, message, now + INITIAL)
+        };
+        if !is_name(image) {
+            let message = format!(
+                "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+            );
+            return Err(inspect_problem("InvalidImageName", message));
+        }
+        let inspected = |error: String| {
+            inspect_problem("ImageInspectError", format!("Failed to inspect image \"{image}\": {error}"))
+        };
+        let present = self.present(&spec).await.map_err(inspected)?;
         let policy = policy(container);
         match (&present, policy) {
             (Some(found), "IfNotPresent" | "Never") => {
-                let message = format!("Container image \"{image}\" already present on machine");
+                let message =
+                    format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
                 self.event(pod, Some(name), EventType::Normal, "Pulled", message);
                 return Ok(found.clone());
             }
@@ -149,32 +200,40 @@ impl Shared {
             }
             _ => (),
         }
-        if let Some(until) = backoffs.until(image, now) {
+        let key = (pod.uid().to_owned(), image.to_owned());
+        if let Some((until, why)) = backoffs.until(&key, now) {
             let message = format!("Back-off pulling image \"{image}\"");
             self.event(pod, Some(name), EventType::Normal, "BackOff", message.as_str());
-            return Err(problem("ImagePullBackOff", message, until));
+            return Err(problem("ImagePullBackOff", format!("{message}: ErrImagePull: {why}"), until));
         }
         self.event(pod, Some(name), EventType::Normal, "Pulling", format!("Pulling image \"{image}\""));
         let auth = self.pull_credentials(pod, image).await;
         let request = v1::PullImageRequest { image: Some(spec.clone()), auth, sandbox_config: Some(sandbox.clone()) };
         match self.images.pull_image(request).await {
             Ok(_) => {
-                backoffs.succeeded(image);
+                backoffs.succeeded(&key);
                 let took = self.clock.now().duration_since(now);
-                let message =
-                    format!("Successfully pulled image \"{image}\" in {took:.3?} ({took:.3?} including waiting)");
+                let found = self.present(&spec).await.map_err(inspected)?;
+                let gone =
+                    || problem("ErrImagePull", format!("image \"{image}\" is gone after its pull"), now + INITIAL);
+                let found = found.ok_or_else(gone)?;
+                let message = format!(
+                    "Successfully pulled image \"{image}\" in {took:.3?} ({took:.3?} including waiting). Image size: {} bytes.",
+                    found.size
+                );
                 self.event(pod, Some(name), EventType::Normal, "Pulled", message);
+                Ok(found)
             }
             Err(error) => {
                 let message = format!("Failed to pull image \"{image}\": {error}");
                 self.event(pod, Some(name), EventType::Warning, "Failed", message);
-                let until = backoffs.failed(image, self.clock.now());
-                return Err(problem("ErrImagePull", error.to_string(), until));
+                let why = error.to_string();
+                let until = backoffs.failed(key, &why, self.clock.now());
+                // Looked at again soon: what the pod waits with is then the back-off.
+                let soon = until.min(self.clock.now() + Duration::from_secs(2));
+                Err(problem("ErrImagePull", why, soon))
             }
         }
-        let found =
-            self.present(&spec).await.map_err(|message| problem("ImageInspectError", message, now + INITIAL))?;
-        found.ok_or_else(|| problem("ErrImagePull", format!("image \"{image}\" is gone after its pull"), now + INITIAL))
     }
 
     async fn present(&self, spec: &v1::ImageSpec) -> Result<Option<v1::Image>, String> {
@@ -198,6 +257,17 @@ mod tests {
         assert_eq!(registry("library/busybox:1"), "docker.io");
         assert_eq!(registry("localhost:5000/a/b"), "localhost:5000");
         assert_eq!(registry("quay.example/x@sha256:00"), "quay.example");
+    }
+
+    #[test]
+    fn names_of_images() {
+        let digest = format!("a@sha256:{}", "0".repeat(64));
+        for good in ["a", "a:1", "a/b-c_d.e", "localhost:5000/a/b:v1", "R.example/x", digest.as_str()] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "A", "a:", "a b", "a//b", "-a", "a:ta g", "a@sha256:12", "/a", "a/"] {
+            assert!(!is_name(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -1,25 +1,31 @@
 //! The running kubelet: informers feed actors, the node reports.
 
+use crate::cgroups::{self, PodCgroupError, PodCgroups};
+use crate::metrics::Metrics;
 use crate::node::{Machine, Node};
 use crate::pod::container;
 use crate::pod::spec::Pod;
+use crate::rotation;
 use crate::shared::Shared;
-use crate::source::{Pods, static_pod};
+use crate::source::Pods;
+use crate::static_pods::{self, StaticPods};
 use crate::volumes::Volumes;
 use parking_lot::{Mutex, RwLock};
-use skiff_base::clock::SharedClock;
+use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::task::{OnFailure, Supervisor};
 use skiff_client::events::Recorder;
-use skiff_client::{Client, Informer, InformerOptions, Tree, WriteOptions};
+use skiff_client::{Client, Informer, InformerOptions, Tree};
 use skiff_cri::{ImageService, RuntimeService, v1};
-use skiff_machinery::Value;
-use skiff_machinery::codec::yaml;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use skiff_linux::cgroup::Hierarchy;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a kubelet is told.
+/// How often the directory of static pods is looked at: one `stat` for each file.
+const STATIC_PODS: Duration = Duration::from_secs(1);
+
+/// What a kubelet is told. [`Config::default`] has upstream's defaults.
 pub struct Config {
     /// Name of the node.
     pub node_name: String,
@@ -45,8 +51,44 @@ pub struct Config {
     pub version: String,
     /// Directory of pod logs.
     pub log_root: String,
+    /// Directory of links to the logs of containers; `None` for none.
+    pub log_links: Option<PathBuf>,
+    /// Rotation of logs.
+    pub log_rotation: rotation::Policy,
+    /// The machine's cgroups; `None` where pods get none of their own from the kubelet.
+    pub cgroups: Option<Hierarchy>,
+    /// Most processes of a pod (`podPidsLimit`); negative is unlimited. Upstream's default is unlimited: a fork bomb
+    /// would take the whole node.
+    pub pod_pids_limit: i64,
+    /// Sysctls that pods may set beyond the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Time.
     pub clock: SharedClock,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            root: PathBuf::from("/var/lib/kubelet"),
+            static_pods: None,
+            node_ips: Vec::new(),
+            node_labels: Vec::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            cgroup_root: "/kubepods".to_owned(),
+            max_pods: 110,
+            port: 10250,
+            version: String::new(),
+            log_root: "/var/log/pods".to_owned(),
+            log_links: Some(PathBuf::from("/var/log/containers")),
+            log_rotation: rotation::Policy::default(),
+            cgroups: None,
+            pod_pids_limit: 4096,
+            allowed_unsafe_sysctls: Vec::new(),
+            clock: SystemClock::shared(),
+        }
+    }
 }
 
 /// Why a kubelet does not start.
@@ -60,6 +102,9 @@ pub enum StartError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The pods' cgroups cannot be made.
+    #[error("making the cgroups of pods: {0}")]
+    Cgroups(#[from] PodCgroupError),
     /// The runtime does not answer.
     #[error("the container runtime does not answer: {0}")]
     Runtime(#[from] skiff_cri::CriError),
@@ -116,6 +161,18 @@ impl Kubelet {
             Arc::clone(&config.clock),
         )
         .spawn(supervisor);
+        let cgroups = match &config.cgroups {
+            Some(hierarchy) if cgroups::driver_is_ours(&*runtime).await => {
+                let cgroups = PodCgroups::new(hierarchy.clone(), &config.cgroup_root, config.pod_pids_limit);
+                cgroups.prepare(machine.cpus * 1000, machine.memory_bytes)?;
+                Some(cgroups)
+            }
+            Some(_) => {
+                tracing::warn!("the runtime uses systemd's cgroups: limits of pods as a whole are not set");
+                None
+            }
+            None => None,
+        };
         let recorder =
             Recorder::spawn(client.clone(), "kubelet", &config.node_name, Arc::clone(&config.clock), supervisor);
         let shared = Arc::new(Shared {
@@ -128,6 +185,7 @@ impl Kubelet {
             runtime_name: version.runtime_name.clone(),
             node: container::Node {
                 log_root: config.log_root.clone(),
+                log_links: config.log_links.clone(),
                 cgroup_root: config.cgroup_root.clone(),
                 memory_bytes: machine.memory_bytes,
                 cluster_dns: config.cluster_dns.clone(),
@@ -139,6 +197,11 @@ impl Kubelet {
             services,
             host_ips: RwLock::new(config.node_ips.clone()),
             allocatable: (machine.cpus * 1000, machine.memory_bytes),
+            capacity: RwLock::new(machine.pod_capacity()),
+            admitted: Mutex::default(),
+            unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
+            cgroups: cgroups.clone(),
+            metrics: Metrics::new(&config.node_name),
             tokens: Mutex::default(),
         });
         let pods = Pods::new(Arc::clone(&shared));
@@ -153,6 +216,15 @@ impl Kubelet {
         );
         supervisor.spawn_abortable("node status", OnFailure::EndComponent, node.run());
         supervisor.spawn_abortable("runtime events", OnFailure::EndComponent, Arc::clone(&pods).follow_runtime());
+        supervisor.spawn_abortable(
+            "log rotation",
+            OnFailure::EndComponent,
+            rotation::run(Arc::clone(&shared), config.log_rotation),
+        );
+        if let Some(cgroups) = cgroups {
+            let keep = Arc::clone(&pods).keep_cgroups(cgroups);
+            supervisor.spawn_abortable("pod cgroups", OnFailure::EndComponent, keep);
+        }
         follow_api(&client, &config, &shared, &pods, supervisor);
         Ok(Self { shared, pods })
     }
@@ -164,20 +236,19 @@ fn follow_api(client: &Client, config: &Config, shared: &Arc<Shared>, pods: &Arc
         InformerOptions { field_selector: format!("spec.nodeName={}", config.node_name), ..InformerOptions::default() };
     let mirrors = Arc::new(tokio::sync::Notify::new());
     let handler = {
-        let (pods, mirrors, shared) = (Arc::clone(pods), Arc::clone(&mirrors), Arc::clone(shared));
+        let (pods, mirrors) = (Arc::clone(pods), Arc::clone(&mirrors));
         move |delta: &skiff_client::informer::Delta<'_, Tree>| {
             let pod = |item: &skiff_client::informer::Item<Tree>| Pod(Arc::clone(&item.value.0));
             if [delta.old, delta.new].into_iter().flatten().any(|item| pod(item).is_mirror()) {
                 mirrors.notify_one();
                 return;
             }
-            // The first list may arrive before Services are known, and variables would miss them.
-            if !shared.services.is_synced()
-                && delta.new.is_some_and(|new| new.value.at(&["status", "startTime"]).is_none())
-            {
-                tracing::debug!(pod = %delta.key, "services are not known yet");
-            }
             match (delta.old, delta.new) {
+                (Some(old), Some(new)) if pod(old).uid() != pod(new).uid() => {
+                    // Deleted and made again while nobody looked.
+                    pods.gone(pod(old));
+                    pods.set(pod(new));
+                }
                 (_, Some(new)) => pods.set(pod(new)),
                 (Some(old), None) => pods.gone(pod(old)),
                 (None, None) => (),
@@ -187,145 +258,31 @@ fn follow_api(client: &Client, config: &Config, shared: &Arc<Shared>, pods: &Arc
     let bound = Informer::<Tree>::new(client.all("", "v1", "pods"), options, Arc::clone(&config.clock))
         .on_change(handler)
         .spawn(supervisor);
-    let statics = StaticPods {
-        directory: config.static_pods.clone(),
-        node_name: config.node_name.clone(),
-        shared: Arc::clone(shared),
-        pods: Arc::clone(pods),
-        known: BTreeMap::new(),
-    };
+    let mut statics = StaticPods::new(config.static_pods.clone(), Arc::clone(shared), Arc::clone(pods));
     let (shared, pods) = (Arc::clone(shared), Arc::clone(pods));
     supervisor.spawn_abortable("pod sources", OnFailure::EndComponent, async move {
-        let mut statics = statics;
-        statics.read();
-        bound.synced().await;
-        while let Err(error) = pods.end_orphans().await {
-            tracing::warn!(%error, "orphaned pods not ended yet");
-            shared.clock.sleep(Duration::from_secs(2)).await;
-        }
+        // Static pods do not wait for the API: it may be one of them.
+        statics.read(&BTreeMap::new());
+        let interval = if statics.is_used() { STATIC_PODS } else { Duration::from_secs(60) };
+        let mut changes = pods.changes();
+        let mut orphans_ended = false;
         loop {
-            statics.read();
-            statics.mirror(&bound).await;
+            if bound.is_synced() {
+                if !orphans_ended {
+                    match pods.end_orphans().await {
+                        Ok(()) => orphans_ended = true,
+                        Err(error) => tracing::warn!(%error, "orphaned pods not ended yet"),
+                    }
+                }
+                statics.mirror(&bound).await;
+            }
             tokio::select! {
                 () = mirrors.notified() => (),
-                () = shared.clock.sleep(Duration::from_secs(if statics.directory.is_some() { 2 } else { 60 })) => (),
+                () = bound.synced(), if !bound.is_synced() => (),
+                Ok(()) = changes.changed() => (),
+                () = shared.clock.sleep(interval) => (),
             }
+            statics.read(&static_pods::mirrors(&bound));
         }
     });
-}
-
-/// Static pods of a directory and their mirrors.
-struct StaticPods {
-    directory: Option<PathBuf>,
-    node_name: String,
-    shared: Arc<Shared>,
-    pods: Arc<Pods>,
-    known: BTreeMap<String, Value>,
-}
-
-impl StaticPods {
-    /// Reads the directory and directs the actors. A file that cannot be read keeps its pod as it was.
-    fn read(&mut self) {
-        let Some(directory) = self.directory.clone() else { return };
-        let mut found = BTreeSet::new();
-        for path in manifests(&directory) {
-            let source = path.to_string_lossy().into_owned();
-            let pod = std::fs::read(&path)
-                .map_err(|error| error.to_string())
-                .and_then(|bytes| yaml::from_slice(&bytes).map_err(|error| error.to_string()))
-                .and_then(|tree| static_pod(&tree, &source, &self.node_name));
-            match pod {
-                Ok(pod) => {
-                    let uid = pod.str_at(&["metadata", "uid"]).to_owned();
-                    if !self.known.contains_key(&uid) {
-                        self.pods.set(Pod(Arc::new(pod.clone())));
-                        self.known.insert(uid.clone(), pod);
-                    }
-                    found.insert(uid);
-                }
-                Err(error) => {
-                    tracing::warn!(path = source, error, "static pod not read");
-                    return;
-                }
-            }
-        }
-        let gone: Vec<String> = self.known.keys().filter(|uid| !found.contains(*uid)).cloned().collect();
-        for uid in gone {
-            if let Some(pod) = self.known.remove(&uid) {
-                self.pods.gone(Pod(Arc::new(pod)));
-            }
-        }
-    }
-
-    /// Brings the mirrors in the API to the static pods.
-    async fn mirror(&self, bound: &skiff_client::Store<Tree>) {
-        let mirrors: Vec<Pod> =
-            bound.list().into_iter().map(|item| Pod(Arc::clone(&item.value.0))).filter(Pod::is_mirror).collect();
-        for mirror in &mirrors {
-            let current = self.known.values().any(|pod| {
-                pod.str_at(&["metadata", "uid"]) == mirror.annotation(crate::names::CONFIG_MIRROR)
-                    && pod.str_at(&["metadata", "name"]) == mirror.name()
-            });
-            if !current || mirror.is_deleted() {
-                self.delete_mirror(mirror).await;
-            }
-        }
-        for pod in self.known.values() {
-            let name = pod.str_at(&["metadata", "name"]);
-            let namespace = pod.str_at(&["metadata", "namespace"]);
-            if !mirrors.iter().any(|mirror| mirror.name() == name && mirror.namespace() == namespace) {
-                self.create_mirror(pod).await;
-            }
-        }
-    }
-
-    async fn create_mirror(&self, pod: &Value) {
-        let nodes = self.shared.client.all("", "v1", "nodes");
-        let node = match nodes.fetch(&self.node_name).await {
-            Ok(node) => node,
-            Err(error) => {
-                tracing::debug!(%error, "mirror pod waits for its node");
-                return;
-            }
-        };
-        let mut mirror = pod.clone();
-        let hash = pod.str_at(&["metadata", "uid"]).to_owned();
-        if let Some(map) = mirror.as_object_mut() {
-            let metadata = map.object_mut("metadata");
-            metadata.remove("uid");
-            metadata.object_mut("annotations").insert(crate::names::CONFIG_MIRROR, hash);
-            let owner = skiff_machinery::object! {
-                "apiVersion": "v1", "kind": "Node", "name": self.node_name.as_str(),
-                "uid": node.str_at(&["metadata", "uid"]), "controller": true,
-            };
-            metadata.insert("ownerReferences", vec![owner]);
-        }
-        let pods = self.shared.client.namespaced("", "v1", "pods", pod.str_at(&["metadata", "namespace"]));
-        match pods.create(&mirror, &WriteOptions::default()).await {
-            Ok(_) => (),
-            Err(error) if error.is_already_exists() => (),
-            Err(error) => tracing::warn!(pod = pod.str_at(&["metadata", "name"]), %error, "mirror pod not made"),
-        }
-    }
-
-    async fn delete_mirror(&self, mirror: &Pod) {
-        let mut options = skiff_client::api::delete_options(mirror.uid(), "");
-        if let Some(map) = options.as_object_mut() {
-            map.insert("gracePeriodSeconds", 0);
-        }
-        let pods = self.shared.client.namespaced("", "v1", "pods", mirror.namespace());
-        if let Err(error) = pods.delete(mirror.name(), Some(&options)).await
-            && !error.is_not_found()
-        {
-            tracing::warn!(pod = mirror.name(), %error, "mirror pod not deleted");
-        }
-    }
-}
-
-fn manifests(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-    let mut paths: Vec<PathBuf> = entries.filter(|path| path.is_file() && !hidden(path)).collect();
-    paths.sort();
-    paths
 }

@@ -19,16 +19,21 @@
 //! and the volumes that [`volumes`] names. A pod with such a volume or handler, or with `hostUsers: false`, waits or fails
 //! with an event that names it; ephemeral containers and resizes are written to the API and **not acted upon**.
 
+pub mod admit;
+pub mod cgroups;
 pub mod images;
 pub mod kubelet;
 pub mod logs;
+pub mod metrics;
 pub mod names;
 pub mod node;
 mod objects;
 pub mod pod;
+pub mod rotation;
 pub mod server;
 pub mod shared;
 pub mod source;
+mod static_pods;
 pub mod volumes;
 
 pub(crate) use volumes::names as volumes_names;

@@ -1,5 +1,7 @@
 //! Container logs in CRI format: `TIME STREAM P|F TEXT` (`kuberuntime/logs/logs.go`).
 
+use crate::pod::container::{Node, log_directory};
+use crate::pod::spec::Pod;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -123,6 +125,41 @@ pub fn tail_start(file: &mut std::fs::File, lines: usize) -> std::io::Result<u64
         end = start;
     }
     Ok(0)
+}
+
+fn link_name(pod: &Pod, container: &str, id: &str) -> String {
+    format!("{}_{}_{container}-{id}.log", pod.name(), pod.namespace())
+}
+
+/// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`, where log shippers look.
+pub(crate) fn link(pod: &Pod, container: &str, id: &str, log_path: &str, node: &Node) {
+    let Some(links) = &node.log_links else { return };
+    let link = links.join(link_name(pod, container, id));
+    let target = Path::new(&log_directory(pod, &node.log_root)).join(log_path);
+    let made = std::fs::create_dir_all(links).and_then(|()| std::os::unix::fs::symlink(target, &link));
+    if let Err(error) = made
+        && error.kind() != std::io::ErrorKind::AlreadyExists
+    {
+        tracing::warn!(link = %link.display(), %error, "log not linked");
+    }
+}
+
+/// Removes the pod's logs and the links to them.
+pub(crate) fn remove(pod: &Pod, node: &Node) {
+    let prefix = format!("{}_{}_", pod.name(), pod.namespace());
+    let directory = log_directory(pod, &node.log_root);
+    for entry in node.log_links.iter().flat_map(std::fs::read_dir).flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(&prefix)
+            && std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&directory));
+        if ours && let Err(error) = std::fs::remove_file(entry.path()) {
+            tracing::warn!(link = %entry.path().display(), %error, "log link not removed");
+        }
+    }
+    if let Err(error) = std::fs::remove_dir_all(&directory)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(directory, %error, "logs not removed");
+    }
 }
 
 #[cfg(test)]

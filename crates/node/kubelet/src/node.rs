@@ -1,5 +1,7 @@
 //! The node itself: registration, status, lease (`kubelet_node_status.go`, `nodelease`).
 
+use crate::admit::Capacity;
+use crate::pod::resources::Requests;
 use crate::shared::Shared;
 use skiff_client::leader::{micro_time, time};
 use skiff_client::{ClientError, Patch, WriteOptions};
@@ -83,11 +85,22 @@ impl Machine {
         .collect()
     }
 
+    /// What pods may ask for, as numbers.
+    pub fn pod_capacity(&self) -> Capacity {
+        let allocatable = Requests {
+            milli_cpu: self.cpus * 1000,
+            memory: (self.memory_bytes - (100 << 20)).max(0),
+            ephemeral_storage: self.disk_bytes / 10 * 9,
+        };
+        Capacity { allocatable, pods: self.max_pods, ..Capacity::default() }
+    }
+
     /// What pods may use: less the eviction threshold of memory (100Mi) and a tenth of the disk, as upstream's defaults.
     fn allocatable(&self) -> Map {
         let mut allocatable = self.capacity();
-        allocatable.insert("memory", format!("{}Ki", (self.memory_bytes - (100 << 20)).max(0) / 1024));
-        allocatable.insert("ephemeral-storage", (self.disk_bytes / 10 * 9).to_string());
+        let pods = self.pod_capacity().allocatable;
+        allocatable.insert("memory", format!("{}Ki", pods.memory / 1024));
+        allocatable.insert("ephemeral-storage", pods.ephemeral_storage.to_string());
         allocatable
     }
 }

@@ -1,7 +1,11 @@
 //! What every part of a kubelet uses.
 
+use crate::admit::Capacity;
+use crate::cgroups::PodCgroups;
+use crate::metrics::Metrics;
 use crate::pod::container::Node;
 use crate::pod::env::Downward;
+use crate::pod::resources::Requests;
 use crate::pod::spec::Pod;
 use crate::volumes::Volumes;
 use parking_lot::{Mutex, RwLock};
@@ -51,6 +55,16 @@ pub struct Shared {
     pub host_ips: RwLock<Vec<String>>,
     /// What the node offers: CPU in thousandths, memory in bytes.
     pub allocatable: (i64, i64),
+    /// What the node can take, and what it is short of.
+    pub capacity: RwLock<Capacity>,
+    /// What admitted pods ask for, by uid.
+    pub admitted: Mutex<BTreeMap<String, Requests>>,
+    /// Sysctls that pods may set beyond the safe ones (`--allowed-unsafe-sysctls`).
+    pub unsafe_sysctls: Vec<String>,
+    /// Cgroups of pods; `None` where they are somebody else's.
+    pub cgroups: Option<PodCgroups>,
+    /// What is counted.
+    pub metrics: Metrics,
     pub(crate) tokens: Mutex<BTreeMap<TokenKey, IssuedToken>>,
 }
 
@@ -69,10 +83,7 @@ impl Shared {
     pub fn event(&self, pod: &Pod, container: Option<&str>, ty: EventType, reason: &str, message: impl Into<String>) {
         let mut about = Reference::to(&pod.0, "v1", "Pod");
         if let Some(name) = container {
-            let list = match pod.container(name).map(|found| found.role) {
-                Some(crate::pod::spec::Role::Main) | None => "containers",
-                Some(_) => "initContainers",
-            };
+            let list = pod.container(name).map_or("containers", |found| found.role.list());
             about.field_path = format!("spec.{list}{{{name}}}");
         }
         self.recorder.event(&about, ty, reason, message);

@@ -1,27 +1,26 @@
 //! Which pods this node should run: those the API binds to it, and static ones from a directory
 //! (`pkg/kubelet/config`). Each pod gets its actor; what the runtime or the disk still holds of pods that nobody wants
 //! gets one too, to be ended.
-//!
-//! A static pod lives whatever the API says. Its mirror in the API carries its status and is made again when somebody
-//! deletes it.
 
+use crate::cgroups::PodCgroups;
 use crate::images::PullBackoffs;
 use crate::names;
 use crate::pod::spec::Pod;
-use crate::pod::worker::{Desired, Worker};
+use crate::pod::status::Ending;
+use crate::pod::worker::{Desired, Reach, Worker};
 use crate::shared::Shared;
 use parking_lot::Mutex;
 use skiff_base::task::OnFailure;
 use skiff_cri::{CriError, v1};
-use skiff_machinery::{Value, object};
+use skiff_machinery::object;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 struct Actor {
     desired: watch::Sender<Desired>,
-    wake: Arc<Notify>,
+    reach: Reach,
 }
 
 /// The actors of this node's pods, by uid.
@@ -29,12 +28,27 @@ pub struct Pods {
     shared: Arc<Shared>,
     actors: Mutex<BTreeMap<String, Actor>>,
     pulls: Arc<PullBackoffs>,
+    /// Told when the set of pods changes.
+    changed: watch::Sender<()>,
 }
 
 impl Pods {
     /// None yet.
     pub fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, actors: Mutex::default(), pulls: Arc::default() })
+        Arc::new(Self { shared, actors: Mutex::default(), pulls: Arc::default(), changed: watch::Sender::new(()) })
+    }
+
+    /// Tells when a pod has come or gone.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Ends a pod from outside; its object stays, with the reason.
+    pub fn end(&self, uid: &str, ending: Ending) {
+        if let Some(actor) = self.actors.lock().get(uid) {
+            *actor.reach.ending.lock() = Some(ending);
+            actor.reach.wake.notify_one();
+        }
     }
 
     /// A pod should be as `pod` says.
@@ -59,10 +73,11 @@ impl Pods {
             return;
         }
         let (sender, receiver) = watch::channel(desired);
-        let wake = Arc::new(Notify::new());
-        let worker = Worker::new(Arc::clone(&self.shared), receiver, Arc::clone(&wake), Arc::clone(&self.pulls));
-        actors.insert(uid.clone(), Actor { desired: sender, wake });
+        let reach = Reach::default();
+        let worker = Worker::new(Arc::clone(&self.shared), receiver, reach.clone(), Arc::clone(&self.pulls));
+        actors.insert(uid.clone(), Actor { desired: sender, reach });
         drop(actors);
+        self.changed.send_replace(());
         let pods = Arc::clone(self);
         let name = format!("pod {uid}");
         self.shared.supervisor.spawn_abortable(name, OnFailure::Forget, async move {
@@ -75,17 +90,14 @@ impl Pods {
     /// Something happened to a pod.
     pub fn wake(&self, uid: &str) {
         if let Some(actor) = self.actors.lock().get(uid) {
-            actor.wake.notify_one();
+            actor.reach.wake.notify_one();
         }
     }
 
     /// Every pod that has an actor, as it should be.
     pub fn list(&self) -> Vec<Pod> {
         let actors = self.actors.lock();
-        let pods = actors.values().map(|actor| match &*actor.desired.borrow() {
-            Desired::Run(pod) | Desired::Gone(pod) => pod.clone(),
-        });
-        pods.collect()
+        actors.values().map(|actor| actor.desired.borrow().pod().clone()).collect()
     }
 
     /// One pod by name.
@@ -95,7 +107,7 @@ impl Pods {
 
     fn wake_all(&self) {
         for actor in self.actors.lock().values() {
-            actor.wake.notify_one();
+            actor.reach.wake.notify_one();
         }
     }
 
@@ -163,19 +175,58 @@ impl Pods {
             };
             self.direct(Desired::Gone(Pod(Arc::new(tree))));
         }
+        self.remove_orphaned_directories().await
+    }
+
+    /// Removes what the disk and the cgroups hold of pods that have no actor.
+    async fn remove_orphaned_directories(&self) -> Result<(), CriError> {
         let volumes = self.shared.volumes.clone();
         let on_disk = volumes.pods().map_err(|error| CriError::unknown(error.to_string()))?;
         for uid in on_disk {
             if self.actors.lock().contains_key(&uid) {
                 continue;
             }
-            let volumes = volumes.clone();
-            let removed = self.shared.blocking(move || volumes.tear_down(&uid)).await;
-            if !matches!(removed, Ok(Ok(()))) {
-                tracing::warn!(?removed, "volumes of an orphaned pod not removed");
+            let (volumes, cgroups) = (volumes.clone(), self.shared.cgroups.clone());
+            let removed = self.shared.blocking(move || {
+                let ended = cgroups.map_or(Ok(()), |cgroups| cgroups.tear_down(&uid));
+                ended.map_err(|error| error.to_string())?;
+                volumes.tear_down(&uid).map_err(|error| error.to_string())
+            });
+            if let Err(error) = removed.await.map_err(|error| error.to_string()).flatten() {
+                tracing::warn!(error, "what an orphaned pod has left is not removed");
             }
         }
         Ok(())
+    }
+
+    /// Keeps the cgroups of pods as they should be: shares of the levels, and none that is nobody's
+    /// (`cleanupOrphanedPodCgroups`, `UpdateCgroups`). Does not end.
+    pub async fn keep_cgroups(self: Arc<Self>, cgroups: PodCgroups) {
+        let mut told = BTreeSet::new();
+        let mut changes = self.changes();
+        loop {
+            let pods = self.list();
+            let copy = cgroups.clone();
+            let kept = self.shared.blocking(move || {
+                copy.balance(pods.iter())?;
+                copy.sweep(&pods.iter().map(|pod| pod.uid().to_owned()).collect())
+            });
+            match kept.await {
+                Ok(Ok(busy)) => {
+                    for uid in busy.iter().filter(|uid| !told.contains(*uid)) {
+                        tracing::warn!(uid, "a cgroup of no pod of this node holds processes; it is left alone");
+                    }
+                    told = busy.into_iter().collect();
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "pod cgroups not brought up to date"),
+                Err(error) => tracing::error!(%error, "pod cgroups: a step panicked"),
+            }
+            tokio::select! {
+                // Several changes make one round.
+                Ok(()) = changes.changed() => self.shared.clock.sleep(Duration::from_secs(1)).await,
+                () = self.shared.clock.sleep(Duration::from_secs(60)) => (),
+            }
+        }
     }
 }
 
@@ -188,57 +239,6 @@ struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.pods.actors.lock().remove(&self.uid);
-    }
-}
-
-/// A static pod from a manifest: named after the node, with a uid that follows from its source
-/// (`config/common.go: applyDefaults`).
-pub fn static_pod(manifest: &Value, source: &str, node_name: &str) -> Result<Value, String> {
-    if manifest.str_at(&["kind"]) != "Pod" || manifest.str_at(&["apiVersion"]) != "v1" {
-        return Err("not a v1 Pod".to_owned());
-    }
-    let mut pod = manifest.clone();
-    let text = skiff_machinery::codec::json::to_string(manifest);
-    let hash = format!("{:032x}", fnv128(&[source, &text, node_name].join("\0")));
-    let map = pod.as_object_mut().ok_or("not an object")?;
-    let metadata = map.object_mut("metadata");
-    let name = metadata.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if name.is_empty() {
-        return Err("metadata.name is missing".to_owned());
-    }
-    metadata.insert("name", format!("{name}-{node_name}"));
-    if metadata.get("namespace").is_none() {
-        metadata.insert("namespace", "default");
-    }
-    metadata.insert("uid", hash.as_str());
-    let annotations = metadata.object_mut("annotations");
-    annotations.insert(names::CONFIG_HASH, hash.as_str());
-    annotations.insert(names::CONFIG_SOURCE, "file");
-    let spec = map.object_mut("spec");
-    spec.insert("nodeName", node_name);
-    // A static pod has no admission: it tolerates everything that would end it.
-    spec.insert("tolerations", vec![object! { "operator": "Exists", "effect": "NoExecute" }]);
-    Ok(pod)
-}
-
-fn fnv128(text: &str) -> u128 {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    text.bytes()
-        .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn static_pods_are_named_after_the_node_and_keep_their_uid() {
-        let manifest = object! { "apiVersion": "v1", "kind": "Pod", "metadata": object! { "name": "etcd" } };
-        let one = static_pod(&manifest, "file", "n1").unwrap();
-        assert_eq!(one.str_at(&["metadata", "name"]), "etcd-n1");
-        assert_eq!(one, static_pod(&manifest, "file", "n1").unwrap());
-        let other = static_pod(&manifest, "file", "n2").unwrap();
-        assert_ne!(one.str_at(&["metadata", "uid"]), other.str_at(&["metadata", "uid"]));
-        assert!(static_pod(&object! { "kind": "Service" }, "file", "n").is_err());
+        self.pods.changed.send_replace(());
     }
 }

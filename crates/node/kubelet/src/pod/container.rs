@@ -1,10 +1,10 @@
 //! A pod and its containers in the runtime's words (`kuberuntime_sandbox.go`, `kuberuntime_container_linux.go`,
 //! `security_context.go`), pure.
 
-use super::spec::{Container, Pod, Qos, Role};
+use super::resources::quantity;
+use super::spec::{Container, Pod, Qos};
 use crate::names;
 use skiff_cri::v1;
-use skiff_machinery::quantity::Quantity;
 use skiff_machinery::{Map, Value};
 use std::collections::HashMap;
 
@@ -18,6 +18,8 @@ const MIN_QUOTA: i64 = 1000;
 pub struct Node {
     /// Directory of pod logs: `/var/log/pods`.
     pub log_root: String,
+    /// Directory of links to the logs of containers, `/var/log/containers`; `None` for none.
+    pub log_links: Option<std::path::PathBuf>,
     /// Root of the pods' cgroups: `/kubepods`.
     pub cgroup_root: String,
     /// Memory of the machine in bytes, for OOM scores.
@@ -35,16 +37,16 @@ pub fn log_directory(pod: &Pod, root: &str) -> String {
     format!("{root}/{}_{}_{}", pod.namespace(), pod.name(), pod.uid())
 }
 
-/// The pod's cgroup.
-pub fn cgroup(pod: &Pod, root: &str) -> String {
-    match pod.qos() {
-        Qos::Guaranteed => format!("{root}/pod{}", pod.uid()),
-        qos => format!("{root}/{}/pod{}", qos.cgroup(), pod.uid()),
-    }
-}
+/// Longest name the kernel takes.
+const HOST_NAME_MAX: usize = 64;
 
-/// Hostname of a pod (`GeneratePodHostNameAndDomain`), and its domain when it has one.
-pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
+/// Hostname of a pod, as its processes see it (`GeneratePodHostNameAndDomain`, `getHostname`), and its domain when it
+/// has one. The error is a name that is too long with `setHostnameAsFQDN`.
+pub fn hostname(pod: &Pod, cluster_domain: &str) -> Result<(String, String), String> {
+    let over = pod.spec("hostnameOverride");
+    if !over.is_empty() {
+        return Ok((over.to_owned(), String::new()));
+    }
     let name = match pod.spec("hostname") {
         "" => pod.name(),
         said => said,
@@ -55,7 +57,22 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
         "" => String::new(),
         subdomain => format!("{subdomain}.{}.svc.{cluster_domain}", pod.namespace()),
     };
-    (short, domain)
+    if pod.flag("setHostnameAsFQDN") && !domain.is_empty() {
+        let full = format!("{short}.{domain}");
+        if full.len() > HOST_NAME_MAX {
+            return Err(format!(
+                "Failed to construct FQDN from pod hostname and cluster domain, FQDN {full} is too long ({HOST_NAME_MAX} characters is the max, {} characters requested)",
+                full.len()
+            ));
+        }
+    }
+    Ok((short, domain))
+}
+
+/// What `uname` says in a pod: with `setHostnameAsFQDN` the name with its domain.
+fn node_name(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let (short, domain) = hostname(pod, cluster_domain)?;
+    Ok(if pod.flag("setHostnameAsFQDN") && !domain.is_empty() { format!("{short}.{domain}") } else { short })
 }
 
 fn strings(tree: &Value, path: &[&str]) -> Vec<String> {
@@ -143,13 +160,13 @@ fn groups(pod: &Pod) -> Vec<i64> {
     groups
 }
 
-/// The pod's sandbox; `attempt` counts sandboxes before it.
-pub fn sandbox(pod: &Pod, node: &Node, attempt: u32) -> v1::PodSandboxConfig {
+/// The pod's sandbox; `attempt` counts sandboxes before it. The error is a name that cannot be given.
+pub fn sandbox(pod: &Pod, node: &Node, attempt: u32) -> Result<v1::PodSandboxConfig, String> {
     let empty = Value::Null;
     let context = pod.0.at(&["spec", "securityContext"]).unwrap_or(&empty);
     let host_network = pod.flag("hostNetwork");
     let privileged = pod.containers().any(|container| is_privileged(container.tree));
-    let (name, _) = hostname(pod, &node.cluster_domain);
+    let name = node_name(pod, &node.cluster_domain)?;
     let mut labels = texts(pod.0.object_at(&["metadata", "labels"]));
     labels.extend(pod_labels(pod));
     let sysctls = context.items_at(&["sysctls"]).iter();
@@ -163,7 +180,7 @@ pub fn sandbox(pod: &Pod, node: &Node, attempt: u32) -> v1::PodSandboxConfig {
         seccomp: Some(v1::SecurityProfile::default()),
         ..Default::default()
     };
-    v1::PodSandboxConfig {
+    Ok(v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: pod.name().to_owned(),
             uid: pod.uid().to_owned(),
@@ -177,7 +194,7 @@ pub fn sandbox(pod: &Pod, node: &Node, attempt: u32) -> v1::PodSandboxConfig {
         labels,
         annotations: texts(pod.0.object_at(&["metadata", "annotations"])),
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: cgroup(pod, &node.cgroup_root),
+            cgroup_parent: crate::cgroups::path(pod, node),
             security_context: Some(security),
             sysctls: sysctls
                 .map(|sysctl| (sysctl.str_at(&["name"]).to_owned(), sysctl.str_at(&["value"]).to_owned()))
@@ -185,7 +202,7 @@ pub fn sandbox(pod: &Pod, node: &Node, attempt: u32) -> v1::PodSandboxConfig {
             ..Default::default()
         }),
         ..Default::default()
-    }
+    })
 }
 
 fn port_mappings(pod: &Pod) -> Vec<v1::PortMapping> {
@@ -217,10 +234,6 @@ fn pod_labels(pod: &Pod) -> [(String, String); 3] {
 
 pub(crate) fn is_privileged(container: &Value) -> bool {
     container.at(&["securityContext", "privileged"]).and_then(Value::as_bool).unwrap_or(false)
-}
-
-fn quantity(container: &Value, list: &str, name: &str) -> Option<Quantity> {
-    Quantity::parse(container.at(&["resources", list, name])?.as_str()?).ok()
 }
 
 /// CPU shares for thousandths of a CPU (`MilliCPUToShares`).
@@ -272,7 +285,7 @@ const MASKED: [&str; 11] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn security(pod: &Pod, container: &Value) -> v1::LinuxContainerSecurityContext {
+fn security(pod: &Pod, container: &Value, target: Option<String>) -> v1::LinuxContainerSecurityContext {
     let empty = Value::Null;
     let of_pod = pod.0.at(&["spec", "securityContext"]).unwrap_or(&empty);
     let own = container.get("securityContext").unwrap_or(&empty);
@@ -283,6 +296,11 @@ fn security(pod: &Pod, container: &Value) -> v1::LinuxContainerSecurityContext {
     let unmasked = privileged || own.str_at(&["procMount"]) == "Unmasked";
     let paths = |list: &[&str]| list.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
     let strict = of_pod.str_at(&["supplementalGroupsPolicy"]) == "Strict";
+    let mut namespaces = namespaces(pod);
+    if let Some(target_id) = target {
+        namespaces.pid = v1::NamespaceMode::Target.into();
+        namespaces.target_id = target_id;
+    }
     v1::LinuxContainerSecurityContext {
         capabilities: own.get("capabilities").map(|capabilities| v1::Capability {
             add_capabilities: strings(capabilities, &["add"]),
@@ -290,7 +308,7 @@ fn security(pod: &Pod, container: &Value) -> v1::LinuxContainerSecurityContext {
             add_ambient_capabilities: Vec::new(),
         }),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces),
         run_as_user: id("runAsUser"),
         run_as_group: id("runAsGroup"),
         readonly_rootfs: flag("readOnlyRootFilesystem").unwrap_or(false),
@@ -321,8 +339,8 @@ pub struct Parts {
     pub mounts: Vec<v1::Mount>,
     /// Restarts before this one.
     pub restart_count: u32,
-    /// The image's own user, when it has one and the spec says none: checked against `runAsNonRoot` before.
-    pub image_user: Option<i64>,
+    /// Id of the container whose processes it shares (`targetContainerName` of an ephemeral container).
+    pub target: Option<String>,
 }
 
 /// A container's description.
@@ -370,7 +388,7 @@ pub fn container(pod: &Pod, container: &Container<'_>, parts: Parts, node: &Node
         tty: flag("tty"),
         linux: Some(v1::LinuxContainerConfig {
             resources: Some(resources(pod, container, node.memory_bytes)),
-            security_context: Some(security(pod, tree)),
+            security_context: Some(security(pod, tree, parts.target)),
         }),
         stop_signal: stop_signal(tree),
         ..Default::default()
@@ -397,25 +415,17 @@ pub fn verify_non_root(
     if either("runAsNonRoot").and_then(Value::as_bool) != Some(true) {
         return Ok(());
     }
-    let name = container.str_at(&["name"]);
+    let place = format!("(pod: \"{}\", container: {})", pod.full_name(), container.str_at(&["name"]));
     if let Some(user) = either("runAsUser").and_then(Value::as_int) {
-        return if user == 0 { Err("container's runAsUser breaks non-root policy".to_owned()) } else { Ok(()) };
+        // A uid beyond 32 bits would be cut to another one, perhaps root's.
+        let root = user <= 0 || user > i64::from(u32::MAX) - 1;
+        return if root { Err(format!("container's runAsUser breaks non-root policy {place}")) } else { Ok(()) };
     }
     match (image_user, image_username) {
-        (Some(0), _) => Err(format!("container has runAsNonRoot and image will run as root (container: {name})")),
-        (Some(_), _) => Ok(()),
-        (None, "") => Err(format!("container has runAsNonRoot and image will run as root (container: {name})")),
+        (Some(user), _) if user > 0 && user < i64::from(u32::MAX) => Ok(()),
+        (Some(_), _) | (None, "") => Err(format!("container has runAsNonRoot and image will run as root {place}")),
         (None, user) => Err(format!(
-            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (container: {name})"
+            "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {place}"
         )),
-    }
-}
-
-/// Whether the container is restarted whenever it ends.
-pub fn restarts_always(pod: &Pod, container: &Container<'_>) -> bool {
-    match container.role {
-        Role::Sidecar => true,
-        Role::Init => false,
-        Role::Main => pod.restart_policy() == "Always",
     }
 }

@@ -6,6 +6,7 @@
 
 use super::spec::{Container, Pod, Role};
 use super::state::State;
+use skiff_machinery::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub struct Kill {
     pub name: String,
     /// For the event.
     pub message: String,
+    /// Grace in seconds, when it is not the pod's (a probe may say its own).
+    pub grace: Option<i64>,
 }
 
 /// What to do next.
@@ -77,11 +80,20 @@ impl Backoffs {
     }
 }
 
+/// Why a container has to be restarted: a liveness or startup probe failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unhealthy {
+    /// For the event.
+    pub message: String,
+    /// `terminationGracePeriodSeconds` of the probe.
+    pub grace: Option<i64>,
+}
+
 /// What probes say of containers, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    /// Liveness or startup probes that failed: container id and message.
-    pub unhealthy: BTreeMap<String, String>,
+    /// Liveness or startup probes that failed, by container id.
+    pub unhealthy: BTreeMap<String, Unhealthy>,
     /// Names of containers whose startup probe has passed (or that have none) since they run.
     pub started: std::collections::BTreeSet<String>,
 }
@@ -105,7 +117,12 @@ fn restarts(pod: &Pod, container: &Container<'_>, exit_code: i32) -> bool {
         "" => pod.restart_policy(),
         own => own,
     };
+    let restarted_by_rule = exit_code != 0 || container.role == Role::Main;
+    if restarted_by_rule && rule_restarts(container, exit_code) {
+        return true;
+    }
     match container.role {
+        Role::Ephemeral => false,
         Role::Sidecar => true,
         // An init container that succeeded is done; one that failed is repeated unless the pod says never.
         Role::Init => exit_code != 0 && policy != "Never",
@@ -115,6 +132,20 @@ fn restarts(pod: &Pod, container: &Container<'_>, exit_code: i32) -> bool {
             _ => true,
         },
     }
+}
+
+/// Whether one of the container's own rules says that it restarts after this exit code (`restartPolicyRules`).
+fn rule_restarts(container: &Container<'_>, exit_code: i32) -> bool {
+    let first = container.tree.items_at(&["restartPolicyRules"]).iter().find(|rule| {
+        let codes = rule.items_at(&["exitCodes", "values"]).iter().filter_map(Value::as_int);
+        let listed = codes.into_iter().any(|code| code == i64::from(exit_code));
+        match rule.str_at(&["exitCodes", "operator"]) {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    });
+    first.is_some_and(|rule| rule.str_at(&["action"]) == "Restart")
 }
 
 /// Decides the next step.
@@ -132,8 +163,14 @@ pub fn decide(pod: &Pod, state: &State, health: &Health, backoffs: &mut Backoffs
         plan.ended = all_done;
         return plan;
     }
-    for container in pod.containers() {
+    for container in pod.containers().filter(|container| container.role != Role::Ephemeral) {
         stop_if_wrong(&container, state, health, &mut plan);
+    }
+    // Somebody wants to look at the pod, whatever state it is in: nothing is waited for.
+    for container in pod.containers().filter(|container| container.role == Role::Ephemeral) {
+        if state.newest(container.name()).is_none() {
+            plan.start.push((container.name().to_owned(), 0));
+        }
     }
     let main_started = pod
         .containers()
@@ -152,13 +189,14 @@ pub fn decide(pod: &Pod, state: &State, health: &Health, backoffs: &mut Backoffs
 
 fn stop_if_wrong(container: &Container<'_>, state: &State, health: &Health, plan: &mut Plan) {
     let Some(instance) = state.newest(container.name()).filter(|instance| instance.is_running()) else { return };
-    let message = if instance.hash() != container.hash() {
-        Some(format!("Container {} definition changed, will be restarted", container.name()))
+    let wrong = if instance.hash() != container.hash() {
+        let message = format!("Container {} definition changed, will be restarted", container.name());
+        Some(Unhealthy { message, grace: None })
     } else {
         health.unhealthy.get(&instance.id).cloned()
     };
-    if let Some(message) = message {
-        plan.kill.push(Kill { id: instance.id.clone(), name: container.name().to_owned(), message });
+    if let Some(Unhealthy { message, grace }) = wrong {
+        plan.kill.push(Kill { id: instance.id.clone(), name: container.name().to_owned(), message, grace });
     }
 }
 
@@ -171,7 +209,7 @@ fn init_step<'p>(
     main_started: bool,
     plan: &mut Plan,
 ) -> InitStep<'p> {
-    for container in pod.containers().filter(|container| container.role != Role::Main) {
+    for container in pod.containers().filter(|container| container.role.is_init()) {
         let name = container.name();
         let Some(instance) = state.newest(name) else {
             // After a new sandbox plain init containers run again; once main containers run they are over.
@@ -284,7 +322,9 @@ mod tests {
             annotations: [(crate::names::CONTAINER_HASH.to_owned(), container.hash())].into(),
             ..Default::default()
         };
-        state.containers.insert(name.to_owned(), vec![Instance { id: name.to_owned(), status }]);
+        state
+            .containers
+            .insert(name.to_owned(), vec![Instance { id: name.to_owned(), sandbox: "s".to_owned(), status }]);
     }
     fn ready() -> State {
         State { sandboxes: vec![v1::PodSandboxStatus::default()], ..State::default() }
@@ -351,7 +391,42 @@ mod tests {
         let mut state = ready();
         with(&mut state, &pod, "main", Running, 0);
         let mut health = Health::default();
-        health.unhealthy.insert("main".to_owned(), "liveness".to_owned());
-        assert_eq!(next(&pod, &state, &health).kill[0].message, "liveness");
+        let unhealthy = Unhealthy { message: "liveness".to_owned(), grace: Some(3) };
+        health.unhealthy.insert("main".to_owned(), unhealthy);
+        let plan = next(&pod, &state, &health);
+        assert_eq!((plan.kill[0].message.as_str(), plan.kill[0].grace), ("liveness", Some(3)));
+    }
+
+    #[test]
+    fn a_containers_own_rules_stand_over_the_policy() {
+        let rule = |operator: &str| {
+            object! { "action": "Restart", "exitCodes": object! { "operator": operator, "values": list![42] } }
+        };
+        for (operator, code, again) in [("In", 42, true), ("In", 1, false), ("NotIn", 1, true), ("NotIn", 42, false)] {
+            let container = object! { "name": "main", "image": "i", "restartPolicyRules": list![rule(operator)] };
+            let pod = Pod(Arc::new(object! { "spec": object! {
+                "restartPolicy": "Never", "containers": list![container],
+            } }));
+            let mut state = ready();
+            with(&mut state, &pod, "main", Exited, code);
+            assert_eq!(!next(&pod, &state, &Health::default()).start.is_empty(), again, "{operator} {code}");
+        }
+    }
+
+    #[test]
+    fn ephemeral_containers_start_at_once_and_once() {
+        let pod = Pod(Arc::new(object! { "spec": object! {
+            "initContainers": list![object! { "name": "init", "image": "i" }],
+            "containers": list![object! { "name": "main", "image": "i" }],
+            "ephemeralContainers": list![object! { "name": "debug", "image": "i" }],
+        } }));
+        let mut state = ready();
+        with(&mut state, &pod, "init", Running, 0);
+        assert_eq!(next(&pod, &state, &Health::default()).start, [("debug".to_owned(), 0)]);
+        with(&mut state, &pod, "debug", Exited, 1);
+        assert!(next(&pod, &state, &Health::default()).start.is_empty());
+        with(&mut state, &pod, "init", Exited, 0);
+        with(&mut state, &pod, "main", Exited, 0);
+        assert!(!has_ended(&pod, &state));
     }
 }

@@ -3,6 +3,7 @@
 //! Each probe of each running container is a task that ends with the container. A result only changes after so many
 //! equal answers (`successThreshold`, `failureThreshold`); what changed wakes the pod's actor.
 
+use super::plan::Unhealthy;
 use super::spec::Pod;
 use crate::shared::Shared;
 use parking_lot::Mutex;
@@ -15,7 +16,7 @@ use skiff_net::client::{Client as Wire, Options};
 use skiff_net::tls::{ServerTrust, client_config};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 
 /// Which probe.
@@ -48,7 +49,7 @@ impl Kind {
 #[derive(Default)]
 pub struct Results {
     passed: Mutex<BTreeSet<(Kind, String)>>,
-    failed: Mutex<BTreeMap<String, String>>,
+    failed: Mutex<BTreeMap<String, Unhealthy>>,
 }
 
 impl Results {
@@ -61,7 +62,7 @@ impl Results {
         !has(container, Kind::Readiness) || self.passed.lock().contains(&(Kind::Readiness, id.to_owned()))
     }
     /// Containers that have to be restarted, and why.
-    pub fn unhealthy(&self) -> BTreeMap<String, String> {
+    pub fn unhealthy(&self) -> BTreeMap<String, Unhealthy> {
         self.failed.lock().clone()
     }
     fn forget(&self, id: &str) {
@@ -74,18 +75,38 @@ fn has(container: &Value, kind: Kind) -> bool {
     container.get(kind.field()).is_some_and(|probe| !probe.is_null())
 }
 
+/// A running container whose probes are to be followed.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// Runtime id.
+    pub id: String,
+    /// Name in the pod.
+    pub name: String,
+    /// When it started, by the wall clock.
+    pub started_at: SystemTime,
+}
+
+/// Tasks of one container.
+struct Running {
+    /// Liveness and startup: they end with the pod's termination.
+    life: Supervisor,
+    /// Readiness: it goes on until the container has ended, for endpoints that still serve.
+    readiness: Supervisor,
+}
+
 /// The running probes of one pod. Dropping it ends them.
 pub struct Probes {
     shared: Arc<Shared>,
     results: Arc<Results>,
     wake: Arc<Notify>,
-    running: BTreeMap<String, Supervisor>,
+    running: BTreeMap<String, Running>,
 }
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        for supervisor in self.running.values() {
-            supervisor.token().cancel();
+        for running in self.running.values() {
+            running.life.token().cancel();
+            running.readiness.token().cancel();
         }
     }
 }
@@ -99,22 +120,50 @@ impl Probes {
     pub fn results(&self) -> &Results {
         &self.results
     }
-    /// Brings the tasks to the containers that run: id, name.
-    pub fn follow(&mut self, pod: &Pod, running: &[(String, String)], ip: Option<&str>) {
+    /// Takes over what the API says of containers that a kubelet before this one has started: a restart of the kubelet
+    /// makes nobody unready, and runs no startup probe again.
+    pub fn adopt(&self, pod: &Pod, runtime: &str) {
+        let lists = ["containerStatuses", "initContainerStatuses"];
+        let statuses = lists.iter().flat_map(|list| pod.0.items_at(&["status", list]));
+        let prefix = format!("{runtime}://");
+        let mut passed = self.results.passed.lock();
+        for status in statuses {
+            let Some(id) = status.str_at(&["containerID"]).strip_prefix(&prefix) else { continue };
+            let says = |field: &str| status.get(field).and_then(Value::as_bool) == Some(true);
+            if says("started") {
+                passed.insert((Kind::Startup, id.to_owned()));
+            }
+            if says("ready") {
+                passed.insert((Kind::Readiness, id.to_owned()));
+            }
+        }
+    }
+    /// Brings the tasks to the containers that run. `kinds` are those that may run: all, or readiness alone while the
+    /// pod ends (`StopLivenessAndStartup`).
+    pub fn follow(&mut self, pod: &Pod, probed: &[Probed], ip: Option<&str>, ending: bool) {
         let gone: Vec<String> =
-            self.running.keys().filter(|id| !running.iter().any(|(known, _)| known == *id)).cloned().collect();
+            self.running.keys().filter(|id| !probed.iter().any(|known| known.id == **id)).cloned().collect();
         for id in gone {
-            if let Some(supervisor) = self.running.remove(&id) {
-                supervisor.token().cancel();
+            if let Some(running) = self.running.remove(&id) {
+                running.life.token().cancel();
+                running.readiness.token().cancel();
             }
             self.results.forget(&id);
         }
-        for (id, name) in running {
-            if self.running.contains_key(id) {
+        if ending {
+            self.running.values().for_each(|running| running.life.token().cancel());
+            self.results.failed.lock().clear();
+            return;
+        }
+        for one in probed {
+            if self.running.contains_key(&one.id) {
                 continue;
             }
-            let Some(container) = pod.container(name) else { continue };
-            let supervisor = self.shared.supervisor.child("probes");
+            let Some(container) = pod.container(&one.name) else { continue };
+            let running = Running {
+                life: self.shared.supervisor.child("probes"),
+                readiness: self.shared.supervisor.child("probes"),
+            };
             for kind in [Kind::Startup, Kind::Liveness, Kind::Readiness] {
                 let Some(probe) = container.tree.get(kind.field()).filter(|probe| !probe.is_null()) else { continue };
                 let task = Task {
@@ -125,12 +174,14 @@ impl Probes {
                     container: container.tree.clone(),
                     probe: probe.clone(),
                     kind,
-                    id: id.clone(),
+                    id: one.id.clone(),
                     ip: ip.unwrap_or_default().to_owned(),
+                    started_at: one.started_at,
                 };
-                supervisor.spawn_abortable(format!("{} probe", kind.title()), OnFailure::Forget, task.run());
+                let owner = if kind == Kind::Readiness { &running.readiness } else { &running.life };
+                owner.spawn_abortable(format!("{} probe", kind.title()), OnFailure::Forget, task.run());
             }
-            self.running.insert(id.clone(), supervisor);
+            self.running.insert(one.id.clone(), running);
         }
     }
 }
@@ -145,6 +196,7 @@ struct Task {
     kind: Kind,
     id: String,
     ip: String,
+    started_at: SystemTime,
 }
 
 fn seconds(probe: &Value, name: &str, default: u64) -> Duration {
@@ -160,12 +212,25 @@ impl Task {
             said.filter(|said| *said > 0).unwrap_or(default)
         };
         let (successes, failures) = (count("successThreshold", 1), count("failureThreshold", 3));
-        self.shared.clock.sleep(seconds(&self.probe, "initialDelaySeconds", 0)).await;
+        if self.kind == Kind::Startup && self.results.is_started(&self.container, &self.id) {
+            // It passed before the kubelet was restarted.
+            return;
+        }
+        // The delay counts from the container's start, which may be long ago when the kubelet was restarted.
+        let age = self.shared.clock.wall().duration_since(self.started_at).unwrap_or_default();
+        self.shared.clock.sleep(seconds(&self.probe, "initialDelaySeconds", 0).saturating_sub(age)).await;
         let (mut good, mut bad) = (0, 0);
         loop {
             // Liveness and readiness begin when startup has passed.
             if self.kind == Kind::Startup || self.results.is_started(&self.container, &self.id) {
-                match self.ask().await {
+                let asked = self.ask().await;
+                self.shared.metrics.probe(
+                    &self.pod,
+                    self.container.str_at(&["name"]),
+                    self.kind.title(),
+                    asked.is_ok(),
+                );
+                match asked {
                     Ok(()) => (good, bad) = (good + 1, 0),
                     Err(message) => {
                         (good, bad) = (0, bad + 1);
@@ -186,7 +251,7 @@ impl Task {
                 }
                 self.shared.clock.sleep(period).await;
             } else {
-                self.shared.clock.sleep(period.min(Duration::from_secs(1))).await;
+                self.shared.clock.sleep(period.min(Duration::from_millis(200))).await;
             }
         }
     }
@@ -209,7 +274,8 @@ impl Task {
         }
         let word = if self.kind == Kind::Startup { "startup" } else { "liveness" };
         let message = format!("Container {name} failed {word} probe, will be restarted");
-        self.results.failed.lock().insert(self.id.clone(), message);
+        let grace = self.probe.get("terminationGracePeriodSeconds").and_then(Value::as_int);
+        self.results.failed.lock().insert(self.id.clone(), Unhealthy { message, grace });
         self.wake.notify_one();
     }
 
@@ -242,7 +308,7 @@ pub(crate) fn port(container: &Value, port: Option<&Value>) -> Result<u16, Strin
     number.and_then(|number| u16::try_from(number).ok()).ok_or_else(|| "the port is not known".to_owned())
 }
 
-/// Asks once: exec, httpGet, tcpSocket. Also used for hooks.
+/// Asks once: exec, httpGet, tcpSocket, grpc. Also used for hooks.
 pub(crate) async fn ask(
     shared: &Shared,
     container: &Value,
@@ -281,8 +347,8 @@ pub(crate) async fn ask(
             .map(drop)
             .map_err(|error| format!("dial tcp {host}:{port}: {error}"));
     }
-    if set("grpc").is_some() {
-        return Err("gRPC handlers are not supported yet".to_owned());
+    if let Some(grpc) = set("grpc") {
+        return super::grpc::check(ip, port(container, grpc.get("port"))?, grpc.str_at(&["service"]), timeout).await;
     }
     Err("no handler".to_owned())
 }

@@ -16,6 +16,23 @@ pub enum Role {
     Sidecar,
     /// `spec.containers`.
     Main,
+    /// `spec.ephemeralContainers`: added to a running pod to look at it, never restarted.
+    Ephemeral,
+}
+
+impl Role {
+    /// The list of `spec` it stands in.
+    pub fn list(self) -> &'static str {
+        match self {
+            Self::Init | Self::Sidecar => "initContainers",
+            Self::Main => "containers",
+            Self::Ephemeral => "ephemeralContainers",
+        }
+    }
+    /// Whether it stands in `spec.initContainers`.
+    pub fn is_init(self) -> bool {
+        matches!(self, Self::Init | Self::Sidecar)
+    }
 }
 
 /// A container of a pod.
@@ -63,15 +80,21 @@ impl Pod {
     pub fn flag(&self, field: &str) -> bool {
         self.0.at(&["spec", field]).and_then(Value::as_bool).unwrap_or(false)
     }
-    /// Containers in the order in which they start.
+    /// Containers in the order in which they start; ephemeral ones last.
     pub fn containers(&self) -> impl Iterator<Item = Container<'_>> {
         let role = |container: &Value| {
             if container.str_at(&["restartPolicy"]) == "Always" { Role::Sidecar } else { Role::Init }
         };
         let init = self.0.items_at(&["spec", "initContainers"]).iter();
         let main = self.0.items_at(&["spec", "containers"]).iter();
+        let ephemeral = self.0.items_at(&["spec", "ephemeralContainers"]).iter();
         init.map(move |tree| Container { tree, role: role(tree) })
             .chain(main.map(|tree| Container { tree, role: Role::Main }))
+            .chain(ephemeral.map(|tree| Container { tree, role: Role::Ephemeral }))
+    }
+    /// `NAME_NAMESPACE(UID)`, as upstream's messages name a pod (`format.Pod`).
+    pub fn full_name(&self) -> String {
+        format!("{}_{}({})", self.name(), self.namespace(), self.uid())
     }
     /// The container with this name.
     pub fn container(&self, name: &str) -> Option<Container<'_>> {
@@ -111,7 +134,7 @@ impl Pod {
     pub fn qos(&self) -> Qos {
         let mut any = false;
         let mut guaranteed = true;
-        for container in self.containers() {
+        for container in self.containers().filter(|container| container.role != Role::Ephemeral) {
             let limits = container.tree.object_at(&["resources", "limits"]);
             let requests = container.tree.object_at(&["resources", "requests"]);
             let mut covered = 0;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub struct Instance {
     /// Runtime id.
     pub id: String,
+    /// Id of its sandbox.
+    pub sandbox: String,
     /// Its whole status.
     pub status: v1::ContainerStatus,
 }
@@ -75,7 +77,11 @@ impl State {
                 Err(error) => return Err(error),
             };
             let (Some(status), Some(name)) = (status, container.labels.get(names::CONTAINER_NAME)) else { continue };
-            state.containers.entry(name.clone()).or_default().push(Instance { id: container.id, status });
+            state.containers.entry(name.clone()).or_default().push(Instance {
+                id: container.id,
+                sandbox: container.pod_sandbox_id,
+                status,
+            });
         }
         for instances in state.containers.values_mut() {
             instances.sort_by_key(|instance| std::cmp::Reverse((instance.restart_count(), instance.status.created_at)));

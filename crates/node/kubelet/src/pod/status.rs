@@ -7,8 +7,30 @@ use skiff_machinery::{Map, Value, object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+/// An end that came from outside the pod's own run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// `status.reason`: `Evicted`, `DeadlineExceeded`, `OutOfcpu`.
+    pub reason: &'static str,
+    /// `status.message`.
+    pub message: String,
+    /// Grace in seconds; the pod's own when not said.
+    pub grace: Option<i64>,
+    /// Whether it is a disruption that the pod's controller need not count as a failure (`DisruptionTarget`).
+    pub disruption: bool,
+}
+
+impl Ending {
+    /// An end that is the pod's own doing.
+    pub fn new(reason: &'static str, message: impl Into<String>, grace: Option<i64>) -> Self {
+        Self { reason, message: message.into(), grace, disruption: false }
+    }
+}
+
 /// What the actor knows beside the runtime's state.
 pub struct Facts<'a> {
+    /// The status that the API has: what was decided there for good stays.
+    pub known: &'a Value,
     /// Names of containers whose readiness probe passes (or that have none).
     pub ready: &'a BTreeSet<String>,
     /// Names of containers whose startup probe has passed (or that have none).
@@ -23,8 +45,8 @@ pub struct Facts<'a> {
     pub messages: &'a BTreeMap<String, String>,
     /// The node's addresses.
     pub host_ips: &'a [String],
-    /// A reason that ended the pod from outside (eviction, deadline): reason and message.
-    pub ended_by: Option<(&'a str, &'a str)>,
+    /// What ended the pod from outside.
+    pub ended_by: Option<&'a Ending>,
     /// Volumes are mounted.
     pub volumes_ready: bool,
     /// Now, for conditions that change.
@@ -108,7 +130,7 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
         _ => match problem {
             Some((reason, message)) => waiting(reason, message),
             None => {
-                let has_init = pod.containers().any(|other| other.role != Role::Main);
+                let has_init = pod.containers().any(|other| other.role.is_init());
                 let reason = if has_init && !facts.volumes_ready || has_init && container.role == Role::Main {
                     "PodInitializing"
                 } else {
@@ -125,6 +147,7 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
     let ready = match container.role {
         Role::Init => newest.is_some_and(|instance| instance.has_exited() && instance.status.exit_code == 0),
         Role::Sidecar | Role::Main => started && facts.ready.contains(name),
+        Role::Ephemeral => false,
     };
     let mut status = Map::new();
     status.insert("name", name);
@@ -141,7 +164,9 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
     if let Some(instance) = newest {
         status.insert("containerID", format!("{runtime}://{}", instance.id));
     }
-    status.insert("started", if container.role == Role::Init { running.is_some() } else { started });
+    if container.role != Role::Ephemeral {
+        status.insert("started", if container.role == Role::Init { running.is_some() } else { started });
+    }
     if let Some(state) = status.get_mut("state") {
         *state = with_runtime(std::mem::take(state), runtime);
     }
@@ -159,6 +184,12 @@ fn with_runtime(mut state: Value, runtime: &str) -> Value {
 
 /// Phase of a pod (`getPhase`).
 fn phase(pod: &Pod, state: &State, facts: &Facts<'_>) -> &'static str {
+    // A pod that has ended stays ended, whatever is left of its containers.
+    match facts.known.str_at(&["phase"]) {
+        "Succeeded" => return "Succeeded",
+        "Failed" => return "Failed",
+        _ => (),
+    }
     if facts.ended_by.is_some() && !state.any_running() {
         return "Failed";
     }
@@ -167,7 +198,8 @@ fn phase(pod: &Pod, state: &State, facts: &Facts<'_>) -> &'static str {
         !state.newest(container.name()).is_some_and(|instance| instance.has_exited() && instance.status.exit_code == 0)
     });
     if super::plan::has_ended(pod, state) {
-        let failed = pod.containers().filter(|container| container.role != Role::Sidecar).any(|container| {
+        let counts = |container: &Container<'_>| matches!(container.role, Role::Init | Role::Main);
+        let failed = pod.containers().filter(counts).any(|container| {
             state
                 .newest(container.name())
                 .is_some_and(|instance| instance.has_exited() && instance.status.exit_code != 0)
@@ -180,11 +212,11 @@ fn phase(pod: &Pod, state: &State, facts: &Facts<'_>) -> &'static str {
     if (init_pending && !any_main) || !started { "Pending" } else { "Running" }
 }
 
-fn condition(old: &Value, ty: &str, truth: bool, reason: &str, message: &str, now: &str, generation: i64) -> Value {
+fn condition(known: &Value, ty: &str, truth: bool, reason: &str, message: &str, now: &str, generation: i64) -> Value {
     let status = if truth { "True" } else { "False" };
-    let known = old.items_at(&["status", "conditions"]).iter().find(|known| known.str_at(&["type"]) == ty);
+    let before = known.items_at(&["conditions"]).iter().find(|known| known.str_at(&["type"]) == ty);
     let since =
-        known.filter(|known| known.str_at(&["status"]) == status).and_then(|known| known.get("lastTransitionTime"));
+        before.filter(|known| known.str_at(&["status"]) == status).and_then(|known| known.get("lastTransitionTime"));
     let mut condition = Map::new();
     condition.insert("type", ty);
     condition.insert("status", status);
@@ -204,18 +236,18 @@ fn condition(old: &Value, ty: &str, truth: bool, reason: &str, message: &str, no
 pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     let old = &*pod.0;
     let now = skiff_client::leader::time(facts.now);
-    let statuses = |main: bool| -> Vec<Value> {
+    let statuses = |list: &str| -> Vec<Value> {
         pod.containers()
-            .filter(|container| (container.role == Role::Main) == main)
+            .filter(|container| container.role.list() == list)
             .map(|container| container_status(pod, &container, state, facts, runtime))
             .collect()
     };
-    let (init, main) = (statuses(false), statuses(true));
+    let (init, main, ephemeral) = (statuses("initContainers"), statuses("containers"), statuses("ephemeralContainers"));
     let phase = phase(pod, state, facts);
     let over = phase == "Succeeded" || phase == "Failed";
     let generation = old.at(&["metadata", "generation"]).and_then(Value::as_int).unwrap_or(0);
     let make = |ty: &str, truth: bool, reason: &str, message: &str| {
-        condition(old, ty, truth, reason, message, &now, generation)
+        condition(facts.known, ty, truth, reason, message, &now, generation)
     };
     let unready = |statuses: &[Value]| -> Vec<String> {
         let names = statuses.iter().filter(|status| status.get("ready").and_then(Value::as_bool) != Some(true));
@@ -228,7 +260,7 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
         .collect();
     let mut not_ready = unready(&main);
     not_ready.extend(unready(&sidecars));
-    let gates = failing_gates(old);
+    let gates = failing_gates(old, facts.known);
     let containers_ready = not_ready.is_empty() && !over;
     let list = |names: &[String]| format!("containers with unready status: [{}]", names.join(" "));
     let plain_init = init
@@ -270,9 +302,15 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     });
     conditions.push(make("ContainersReady", containers_ready, reason, &message));
     conditions.push(make("PodScheduled", true, "", ""));
-    const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-    let others =
-        old.items_at(&["status", "conditions"]).iter().filter(|known| !OURS.contains(&known.str_at(&["type"])));
+    if let Some(ending) = facts.ended_by.filter(|ending| ending.disruption) {
+        conditions.push(make("DisruptionTarget", true, "TerminationByKubelet", &ending.message));
+    }
+    let ours: Vec<String> = conditions.iter().map(|condition| condition.str_at(&["type"]).to_owned()).collect();
+    let others = facts
+        .known
+        .items_at(&["conditions"])
+        .iter()
+        .filter(|known| !ours.iter().any(|ty| ty == known.str_at(&["type"])));
     conditions.extend(others.cloned());
     let mut status = Map::new();
     status.insert("phase", phase);
@@ -280,9 +318,21 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     if generation > 0 {
         status.insert("observedGeneration", generation);
     }
-    if let Some((reason, message)) = facts.ended_by {
-        status.insert("reason", reason);
-        status.insert("message", message);
+    match facts.ended_by {
+        Some(ending) => {
+            status.insert("reason", ending.reason);
+            status.insert("message", ending.message.as_str());
+        }
+        // Told by whoever ended it, perhaps a kubelet before this one.
+        None if over => {
+            for field in ["reason", "message"] {
+                let said = facts.known.str_at(&[field]);
+                if !said.is_empty() {
+                    status.insert(field, said);
+                }
+            }
+        }
+        None => (),
     }
     if let Some(first) = facts.host_ips.first() {
         status.insert("hostIP", first.as_str());
@@ -293,12 +343,15 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
         status.insert("podIP", first.as_str());
         status.insert("podIPs", addresses(&ips));
     }
-    let started = old.at(&["status", "startTime"]).filter(|time| !time.is_null()).cloned();
+    let started = facts.known.get("startTime").filter(|time| !time.is_null()).cloned();
     status.insert("startTime", started.unwrap_or_else(|| now.as_str().into()));
     if !init.is_empty() {
         status.insert("initContainerStatuses", init);
     }
     status.insert("containerStatuses", main);
+    if !ephemeral.is_empty() {
+        status.insert("ephemeralContainerStatuses", ephemeral);
+    }
     status.insert("qosClass", pod.qos().as_str());
     Value::Object(status)
 }
@@ -308,9 +361,9 @@ fn addresses(ips: &[String]) -> Vec<Value> {
 }
 
 /// Readiness gates whose condition is not true, as upstream words them.
-fn failing_gates(pod: &Value) -> Vec<String> {
+fn failing_gates(pod: &Value, known: &Value) -> Vec<String> {
     let gates = pod.items_at(&["spec", "readinessGates"]).iter().map(|gate| gate.str_at(&["conditionType"]));
-    let conditions = pod.items_at(&["status", "conditions"]);
+    let conditions = known.items_at(&["conditions"]);
     gates
         .filter_map(|gate| match conditions.iter().find(|condition| condition.str_at(&["type"]) == gate) {
             None => Some(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),

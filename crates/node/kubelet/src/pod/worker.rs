@@ -7,25 +7,31 @@
 //! ```
 //!
 //! Each turn reads what the runtime says, decides one step ([`super::plan`]), makes it, and tells the API what changed.
-//! Nothing is remembered that a restart of the kubelet could not find again, except back-offs and probe results. One
-//! actor per pod means that no two steps of one pod ever overlap.
+//! Nothing is remembered that a restart of the kubelet could not find again, except back-offs and failures of probes.
+//! One actor per pod means that no two steps of one pod ever overlap.
+//!
+//! While the API is away containers are started and stopped as before; what was mounted stays as it was.
 
 use super::container::{self, Parts};
 use super::plan::{self, Backoffs, Health, Plan};
-use super::probe::{self, Probes};
+use super::probe::{Probed, Probes};
+use super::report::Reporter;
 use super::spec::{Container, Pod, Role};
-use super::state::{Instance, State};
-use super::status::{self, Facts};
+use super::state::State;
+use super::status::{self, Ending, Facts};
+use super::stop;
+use crate::admit;
 use crate::images::PullBackoffs;
 use crate::shared::Shared;
 use crate::volumes::{Mounted, Objects};
+use parking_lot::Mutex;
 use skiff_client::events::EventType;
-use skiff_client::{Patch, WriteOptions};
 use skiff_cri::v1;
-use skiff_machinery::{Map, Value, object};
+use skiff_machinery::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
 
 /// How often mounted objects are looked at for changes.
@@ -33,6 +39,9 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// The slow look at everything, should an event have been lost.
 const SAFETY_NET: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
+/// Between turns that fail: doubled from the first to the last.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(16);
 
 /// What a pod should be.
 #[derive(Clone, Debug)]
@@ -44,32 +53,60 @@ pub enum Desired {
 }
 
 impl Desired {
-    fn pod(&self) -> &Pod {
+    /// The pod.
+    pub fn pod(&self) -> &Pod {
         match self {
             Self::Run(pod) | Self::Gone(pod) => pod,
         }
     }
+    fn ends(&self) -> bool {
+        matches!(self, Self::Gone(_)) || self.pod().is_deleted()
+    }
+}
+
+/// Ends when the pod is to be ended.
+async fn ends(mut desired: watch::Receiver<Desired>) {
+    while !desired.borrow_and_update().ends() {
+        if desired.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// How others reach an actor.
+#[derive(Clone, Default)]
+pub struct Reach {
+    /// Something happened: look again.
+    pub wake: Arc<Notify>,
+    /// An end from outside (eviction), for the actor to find.
+    pub ending: Arc<Mutex<Option<Ending>>>,
 }
 
 /// The actor.
 pub struct Worker {
     shared: Arc<Shared>,
     desired: watch::Receiver<Desired>,
-    wake: Arc<Notify>,
+    reach: Reach,
     pulls: Arc<PullBackoffs>,
     backoffs: Backoffs,
     probes: Probes,
     problems: BTreeMap<String, (String, String)>,
+    /// When a container that did not start is tried again; nothing that wakes the actor makes it sooner.
+    retries: BTreeMap<String, Instant>,
     messages: BTreeMap<String, String>,
     volumes: Option<BTreeMap<String, Mounted>>,
     objects: Objects,
-    refreshed: Option<Instant>,
+    refreshed: Option<(Instant, u64)>,
     last_plan: Plan,
-    /// The status that the API has, as far as we know.
-    written: Option<Value>,
-    /// Ended by the deadline or an eviction: reason and message.
-    ended_by: Option<(&'static str, String)>,
+    reporter: Reporter,
+    /// Whether the pod has been looked at for the first time: admitted, and what ran before taken over.
+    looked_at: bool,
+    /// Ended by the deadline, an eviction or a refusal.
+    ended_by: Option<Ending>,
     ended: bool,
+    failures: u32,
+    /// When the pod was first seen, until it runs.
+    waits_since: Option<Instant>,
 }
 
 /// Why a turn stopped short.
@@ -81,10 +118,14 @@ enum TurnError {
     Api(#[from] skiff_client::ClientError),
     #[error(transparent)]
     Volume(#[from] crate::volumes::VolumeError),
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroups::PodCgroupError),
     #[error("{0}")]
     Disk(#[from] std::io::Error),
     #[error("spec.hostUsers: false asks for a user namespace, which is not supported yet")]
     UserNamespace,
+    #[error("{0}")]
+    Sandbox(String),
     #[error("a blocking step panicked: {0}")]
     Step(#[from] tokio::task::JoinError),
 }
@@ -96,71 +137,94 @@ enum Turn {
     Done,
 }
 
+/// Labels and annotations, which files and variables may be made from.
+fn fingerprint(pod: &Pod) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    for map in ["labels", "annotations"] {
+        for (key, value) in pod.0.object_at(&["metadata", map]).into_iter().flat_map(Map::iter) {
+            key.as_str().hash(&mut hasher);
+            value.as_str().hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
 impl Worker {
-    /// An actor for the pod that `desired` tells of; `wake` is notified by runtime events.
-    pub fn new(
-        shared: Arc<Shared>,
-        desired: watch::Receiver<Desired>,
-        wake: Arc<Notify>,
-        pulls: Arc<PullBackoffs>,
-    ) -> Self {
-        let probes = Probes::new(Arc::clone(&shared), Arc::clone(&wake));
+    /// An actor for the pod that `desired` tells of.
+    pub fn new(shared: Arc<Shared>, desired: watch::Receiver<Desired>, reach: Reach, pulls: Arc<PullBackoffs>) -> Self {
+        let probes = Probes::new(Arc::clone(&shared), Arc::clone(&reach.wake));
+        let waits_since = Some(shared.clock.now());
         Self {
             shared,
             desired,
-            wake,
+            reach,
             pulls,
             backoffs: Backoffs::default(),
             probes,
             problems: BTreeMap::new(),
+            retries: BTreeMap::new(),
             messages: BTreeMap::new(),
             volumes: None,
             objects: Objects::default(),
             refreshed: None,
             last_plan: Plan::default(),
-            written: None,
+            reporter: Reporter::default(),
+            looked_at: false,
             ended_by: None,
             ended: false,
+            failures: 0,
+            waits_since,
         }
     }
 
     /// Runs until the pod is gone.
     pub async fn run(mut self) {
+        let uid = self.desired.borrow().pod().uid().to_owned();
         loop {
             let desired = self.desired.borrow_and_update().clone();
             let until = match self.turn(&desired).await {
-                Ok(Turn::Done) => return,
-                Ok(Turn::Wait(until)) => until,
+                Ok(Turn::Done) => break,
+                Ok(Turn::Wait(until)) => {
+                    self.failures = 0;
+                    until
+                }
                 Err(error) => {
                     let pod = desired.pod();
                     tracing::debug!(namespace = pod.namespace(), name = pod.name(), %error, "pod turn tries again");
                     self.tell_problem(pod, &error);
-                    self.shared.clock.now() + RETRY
+                    let wait = FIRST_RETRY * 2_u32.pow(self.failures.min(5));
+                    self.failures = self.failures.saturating_add(1);
+                    self.shared.clock.now() + wait.min(LAST_RETRY)
                 }
             };
             tokio::select! {
                 changed = self.desired.changed() => {
                     if changed.is_err() {
-                        return;
+                        break;
                     }
                 }
-                () = self.wake.notified() => (),
+                () = self.reach.wake.notified() => (),
                 () = self.shared.clock.sleep_until(until) => (),
             }
         }
+        self.shared.admitted.lock().remove(&uid);
+        self.shared.metrics.forget(self.desired.borrow().pod());
     }
 
     fn tell_problem(&self, pod: &Pod, error: &TurnError) {
+        let warn = |reason: &str, message: String| {
+            self.shared.event(pod, None, EventType::Warning, reason, message);
+        };
         match error {
-            TurnError::Volume(error) => {
-                self.shared.event(pod, None, EventType::Warning, "FailedMount", error.to_string());
+            TurnError::Volume(error) => warn("FailedMount", error.to_string()),
+            TurnError::UserNamespace | TurnError::Sandbox(_) => {
+                warn("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
             }
-            TurnError::UserNamespace => {
-                self.shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", error.to_string());
+            TurnError::Cgroup(error) => {
+                warn("FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
             }
             TurnError::Runtime(error) if !error.is_not_found() => {
-                let message = format!("error determining status: {error}");
-                self.shared.event(pod, None, EventType::Warning, "FailedSync", message);
+                warn("FailedSync", format!("error determining status: {error}"));
             }
             _ => (),
         }
@@ -169,19 +233,31 @@ impl Worker {
     async fn turn(&mut self, desired: &Desired) -> Result<Turn, TurnError> {
         let pod = desired.pod().clone();
         let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
-        let over = matches!(pod.0.str_at(&["status", "phase"]), "Succeeded" | "Failed") && !state.any_running();
-        if matches!(desired, Desired::Gone(_)) || pod.is_deleted() {
+        if desired.ends() {
             return self.terminate(desired, state).await;
         }
+        let over = matches!(self.reporter.known(&pod).str_at(&["phase"]), "Succeeded" | "Failed");
+        if !self.looked_at && !over {
+            self.look_first(&pod, &state).await?;
+        }
+        self.looked_at = true;
         self.check_deadline(&pod);
+        if self.ended_by.is_none() {
+            self.ended_by = self.reach.ending.lock().take();
+        }
         if self.ended_by.is_some() || self.ended || over {
             return self.wind_up(&pod, state).await;
         }
         self.read_last_words(&pod, &state);
-        self.prepare(&pod, &state).await?;
+        if let Err(error) = self.prepare(&pod, &state).await {
+            // What it waits for is told by the event; that it waits, by the status.
+            self.write_status(&pod, &state).await?;
+            return Err(error);
+        }
         let now = self.shared.clock.now();
         let health = self.follow_probes(&pod, &state);
         let plan = plan::decide(&pod, &state, &health, &mut self.backoffs, now);
+        self.tell_backoffs(&pod, &plan);
         self.last_plan = plan.clone();
         if plan.ended {
             self.ended = true;
@@ -189,11 +265,14 @@ impl Worker {
         }
         let retry = self.enact(&pod, &state, &plan).await?;
         let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
+        self.read_last_words(&pod, &state);
         let health = self.follow_probes(&pod, &state);
-        self.write_status(&pod, &state).await?;
-        // What was just started may allow the next step at once (a sidecar without startup probe).
         let next = plan::decide(&pod, &state, &health, &mut self.backoffs, now);
         let moves = !next.start.is_empty() || next.new_sandbox || !next.kill.is_empty() || next.ended;
+        self.tell_backoffs(&pod, &next);
+        self.last_plan.waiting.clone_from(&next.waiting);
+        self.write_status(&pod, &state).await?;
+        // What was just made may allow the next step at once (a sidecar without startup probe).
         if retry.is_none() && moves && next != plan {
             return Ok(Turn::Wait(now));
         }
@@ -201,51 +280,110 @@ impl Worker {
         Ok(Turn::Wait(waits.min().unwrap_or(now + SAFETY_NET).min(now + SAFETY_NET)))
     }
 
+    /// The first look at a pod: one that has run here before goes on; any other is asked whether it may.
+    async fn look_first(&mut self, pod: &Pod, state: &State) -> Result<(), TurnError> {
+        self.probes.adopt(pod, &self.shared.runtime_name);
+        let requests = super::resources::of_pod(pod).requests;
+        if !state.sandboxes.is_empty() {
+            self.shared.admitted.lock().insert(pod.uid().to_owned(), requests);
+            return Ok(());
+        }
+        let mut fits = Ok(());
+        if admit::asks_for_node(pod) {
+            let node = self.shared.client.all("", "v1", "nodes").fetch(&self.shared.node_name).await?;
+            fits = admit::node_fits(pod, &node);
+        }
+        let capacity = *self.shared.capacity.read();
+        let decided = {
+            // Asked and taken in one step: two pods that begin together do not both get the last place.
+            let mut admitted = self.shared.admitted.lock();
+            let decided = fits.and_then(|()| admit::decide(pod, &capacity, &admitted, &self.shared.unsafe_sysctls));
+            if decided.is_ok() {
+                admitted.insert(pod.uid().to_owned(), requests);
+            }
+            decided
+        };
+        if let Err(rejection) = decided {
+            self.shared.event(pod, None, EventType::Warning, rejection.reason, rejection.message.as_str());
+            self.ended_by = Some(Ending::new(rejection.reason, rejection.message, None));
+        }
+        Ok(())
+    }
+
     fn deadline(&self, pod: &Pod) -> Option<Instant> {
         let seconds = pod.0.at(&["spec", "activeDeadlineSeconds"]).and_then(Value::as_int)?;
-        let started: jiff::Timestamp = pod.0.str_at(&["status", "startTime"]).parse().ok()?;
+        let started: jiff::Timestamp = self.reporter.known(pod).str_at(&["startTime"]).parse().ok()?;
         let wall = jiff::Timestamp::try_from(self.shared.clock.wall()).ok()?;
-        let left = started.as_second() + seconds - wall.as_second();
+        let left = started.as_second().saturating_add(seconds) - wall.as_second();
         Some(self.shared.clock.now() + Duration::from_secs(u64::try_from(left).unwrap_or(0)))
     }
 
     fn check_deadline(&mut self, pod: &Pod) {
         if self.ended_by.is_none() && self.deadline(pod).is_some_and(|at| at <= self.shared.clock.now()) {
             let message = "Pod was active on the node longer than the specified deadline";
-            self.ended_by = Some(("DeadlineExceeded", message.to_owned()));
+            self.ended_by = Some(Ending::new("DeadlineExceeded", message, None));
             self.shared.event(pod, None, EventType::Normal, "DeadlineExceeded", message);
         }
     }
 
-    /// Volumes and what they are made from: at first and every minute.
+    /// Volumes and what they are made from: at first, each minute, and when the pod's labels or annotations change.
+    /// What cannot be brought up to date stays as it was, and the pod goes on.
     async fn prepare(&mut self, pod: &Pod, state: &State) -> Result<(), TurnError> {
         let now = self.shared.clock.now();
-        if self.volumes.is_some() && self.refreshed.is_some_and(|at| now.duration_since(at) < REFRESH) {
+        let print = fingerprint(pod);
+        let fresh = self.refreshed.is_some_and(|(at, of)| now.duration_since(at) < REFRESH && of == print);
+        if self.volumes.is_some() && fresh {
             return Ok(());
         }
-        self.objects = self.shared.objects(pod).await?;
-        let (volumes, objects, pod) = (self.shared.volumes.clone(), self.objects.clone(), pod.clone());
-        let downward = self.shared.downward(state.ips());
-        let mounted = self.shared.blocking(move || volumes.set_up(&pod, &objects, &downward)).await??;
-        self.volumes = Some(mounted);
-        self.refreshed = Some(now);
+        match self.bring_up_to_date(pod, state).await {
+            Ok(()) => self.refreshed = Some((now, print)),
+            Err(error) if self.volumes.is_some() => {
+                self.tell_problem(pod, &error);
+                tracing::debug!(name = pod.name(), %error, "volumes stay as they were");
+                // Tried again in a tenth of the usual time.
+                self.refreshed = Some((now.checked_sub(REFRESH * 9 / 10).unwrap_or(now), print));
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
-    fn follow_probes(&mut self, pod: &Pod, state: &State) -> Health {
-        let running: Vec<(String, String)> = pod
-            .containers()
-            .filter_map(|container| state.newest(container.name()))
-            .filter(|instance| instance.is_running())
-            .filter_map(|instance| {
-                let name = instance.status.metadata.as_ref()?.name.clone();
-                Some((instance.id.clone(), name))
+    async fn bring_up_to_date(&mut self, pod: &Pod, state: &State) -> Result<(), TurnError> {
+        let objects = self.shared.objects(pod).await?;
+        let (volumes, copy, owned) = (self.shared.volumes.clone(), objects.clone(), pod.clone());
+        let downward = self.shared.downward(self.addresses(pod, state));
+        let first = self.volumes.is_none();
+        let cgroups = self.shared.cgroups.clone().filter(|_| first);
+        let mounted = self.shared.blocking(move || -> Result<_, TurnError> {
+            if let Some(cgroups) = cgroups {
+                cgroups.set_up(&owned)?;
+            }
+            Ok(volumes.set_up(&owned, &copy, &downward)?)
+        });
+        self.volumes = Some(mounted.await??);
+        self.objects = objects;
+        Ok(())
+    }
+
+    /// The pod's addresses, which with the host's network are the host's.
+    fn addresses(&self, pod: &Pod, state: &State) -> Vec<String> {
+        if pod.flag("hostNetwork") { self.shared.host_ips.read().clone() } else { state.ips() }
+    }
+
+    fn probed(state: &State) -> Vec<Probed> {
+        let running = state.instances().filter(|(_, instance)| instance.is_running());
+        running
+            .map(|(name, instance)| Probed {
+                id: instance.id.clone(),
+                name: name.to_owned(),
+                started_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(instance.status.started_at.unsigned_abs()),
             })
-            .collect();
-        let ip = state.ips().into_iter().next();
-        let host = self.shared.host_ips.read().first().cloned();
-        let address = if pod.flag("hostNetwork") { host } else { ip };
-        self.probes.follow(pod, &running, address.as_deref());
+            .collect()
+    }
+
+    fn follow_probes(&mut self, pod: &Pod, state: &State) -> Health {
+        let address = self.addresses(pod, state).into_iter().next();
+        self.probes.follow(pod, &Self::probed(state), address.as_deref(), false);
         Health { unhealthy: self.probes.results().unhealthy(), started: self.names(pod, state, Results::Started) }
     }
 
@@ -260,6 +398,14 @@ impl Worker {
             )
         };
         pod.containers().filter(passes).map(|container| container.name().to_owned()).collect()
+    }
+
+    /// Says once for each exit that a container waits before it is started again.
+    fn tell_backoffs(&self, pod: &Pod, plan: &Plan) {
+        for name in plan.waiting.keys().filter(|name| !self.last_plan.waiting.contains_key(*name)) {
+            let message = format!("Back-off restarting failed container {name} in pod {}", pod.full_name());
+            self.shared.event(pod, Some(name), EventType::Warning, "BackOff", message);
+        }
     }
 
     /// Reads the termination message of containers that have ended.
@@ -282,6 +428,10 @@ impl Worker {
             if message.is_empty() && fallback {
                 message = crate::logs::last_lines(std::path::Path::new(&instance.status.log_path), 80, 2048);
             }
+            // What the runtime says of a start that failed, and no program could.
+            if message.is_empty() {
+                message.clone_from(&instance.status.message);
+            }
             self.messages.insert(instance.id.clone(), message);
         }
         let known: BTreeSet<&String> = state.instances().map(|(_, instance)| &instance.id).collect();
@@ -290,10 +440,12 @@ impl Worker {
 
     /// Makes one step. Returns when to try again what could not be started.
     async fn enact(&mut self, pod: &Pod, state: &State, plan: &Plan) -> Result<Option<Instant>, TurnError> {
+        let ip = state.ips().into_iter().next().unwrap_or_default();
         for kill in &plan.kill {
             self.shared.event(pod, Some(&kill.name), EventType::Normal, "Killing", kill.message.as_str());
             if let Some((_, instance)) = state.instances().find(|(_, instance)| instance.id == kill.id) {
-                stop(&self.shared, pod, &kill.name, instance, pod.grace_seconds()).await?;
+                let terms = stop::Terms { ip: &ip, grace: kill.grace.unwrap_or_else(|| pod.grace_seconds()) };
+                stop::container(&self.shared, pod, &kill.name, instance, terms).await?;
             }
         }
         if plan.new_sandbox {
@@ -301,22 +453,28 @@ impl Worker {
             return Ok(None);
         }
         let Some(sandbox) = state.ready_sandbox() else { return Ok(None) };
-        self.problems.retain(|name, _| plan.start.iter().any(|(start, _)| start == name));
-        let mut retry: Option<Instant> = None;
+        let planned = |name: &String| plan.start.iter().any(|(start, _)| start == name);
+        self.problems.retain(|name, _| planned(name));
+        self.retries.retain(|name, _| planned(name));
         for (name, restart_count) in &plan.start {
+            let now = self.shared.clock.now();
+            if self.retries.get(name).is_some_and(|at| *at > now) {
+                continue;
+            }
             let Some(container) = pod.container(name) else { continue };
             match self.start(pod, state, sandbox, &container, *restart_count).await {
                 Ok(()) => {
                     self.problems.remove(name);
+                    self.retries.remove(name);
                 }
                 Err(problem) => {
-                    retry = Some(retry.map_or(problem.retry_at, |known| known.min(problem.retry_at)));
+                    self.retries.insert(name.clone(), problem.retry_at);
                     self.problems.insert(name.clone(), (problem.reason.to_owned(), problem.message));
                 }
             }
         }
         self.prune(pod, state).await;
-        Ok(retry)
+        Ok(self.retries.values().min().copied())
     }
 
     /// The handler that the pod's RuntimeClass names; the default one is the empty string.
@@ -335,8 +493,10 @@ impl Worker {
         if pod.0.at(&["spec", "hostUsers"]).and_then(Value::as_bool) == Some(false) {
             return Err(TurnError::UserNamespace);
         }
+        let ip = state.ips().into_iter().next().unwrap_or_default();
         for (name, instance) in state.instances().filter(|(_, instance)| instance.is_running()) {
-            stop(&self.shared, pod, name, instance, pod.grace_seconds()).await?;
+            let terms = stop::Terms { ip: &ip, grace: pod.grace_seconds() };
+            stop::container(&self.shared, pod, name, instance, terms).await?;
         }
         for old in &state.sandboxes {
             let request = v1::StopPodSandboxRequest { pod_sandbox_id: old.id.clone() };
@@ -348,17 +508,20 @@ impl Worker {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             self.shared.event(pod, None, EventType::Normal, "SandboxChanged", message);
         }
-        let config = container::sandbox(pod, &self.shared.node, attempt.unwrap_or(0));
+        let config = container::sandbox(pod, &self.shared.node, attempt.unwrap_or(0)).map_err(TurnError::Sandbox)?;
         std::fs::create_dir_all(&config.log_directory)?;
         let runtime_handler = self.runtime_handler(pod).await?;
         let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler };
         if let Err(error) = self.shared.runtime.run_pod_sandbox(request).await {
-            let message = format!("Failed to create pod sandbox: {error}");
-            self.shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", message);
-            return Err(error.into());
+            return Err(TurnError::Sandbox(error.to_string()));
         }
-        // Addresses are known now: variables and files made from them are made again.
-        self.refreshed = None;
+        // Addresses are known now: files made from them are made again.
+        let from_addresses = |volume: &Value| {
+            ["downwardAPI", "projected"].iter().any(|kind| volume.get(kind).is_some_and(|source| !source.is_null()))
+        };
+        if pod.0.items_at(&["spec", "volumes"]).iter().any(from_addresses) {
+            self.refreshed = None;
+        }
         Ok(())
     }
 
@@ -373,16 +536,25 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let now = shared.clock.now();
         let name = container.name();
-        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
-        let sandbox_config = container::sandbox(pod, &self.shared.node, attempt);
-        let image =
-            self.shared.ensure_image(pod, container.tree, &self.pulls, &sandbox_config).await.map_err(|problem| {
-                Problem { reason: problem.reason, message: problem.message, retry_at: problem.retry_at }
-            })?;
+        let failed = |message: &str| shared.event(pod, Some(name), EventType::Warning, "Failed", message);
         let config_problem = |message: String| {
-            shared.event(pod, Some(name), EventType::Warning, "Failed", format!("Error: {message}"));
+            failed(&format!("Error: {message}"));
             Problem { reason: "CreateContainerConfigError", message, retry_at: now + RETRY }
         };
+        let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
+        let sandbox_config = container::sandbox(pod, &self.shared.node, attempt).map_err(config_problem)?;
+        let pulled = tokio::select! {
+            pulled = self.shared.ensure_image(pod, container.tree, &self.pulls, &sandbox_config) => pulled,
+            // A pod that is to end does not wait for its image.
+            () = ends(self.desired.clone()) => {
+                let message = "the pod is being ended".to_owned();
+                return Err(Problem { reason: "ContainerCreating", message, retry_at: now });
+            }
+        };
+        let image = pulled.map_err(|problem| {
+            failed(&format!("Error: {}", problem.reason));
+            Problem { reason: problem.reason, message: problem.message, retry_at: problem.retry_at }
+        })?;
         let image_user = image.uid.as_ref().map(|uid| uid.value);
         container::verify_non_root(pod, container.tree, image_user, &image.username).map_err(config_problem)?;
         let config = self
@@ -391,13 +563,14 @@ impl Worker {
             .map_err(|error| config_problem(error.to_string()))?;
         let log_directory = std::path::Path::new(&sandbox_config.log_directory).join(name);
         std::fs::create_dir_all(&log_directory).map_err(|error| config_problem(error.to_string()))?;
+        let log_path = config.log_path.clone();
         let request = v1::CreateContainerRequest {
             pod_sandbox_id: sandbox.id.clone(),
-            config: Some(config.clone()),
+            config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
         let run_problem = |reason: &'static str, message: String| {
-            shared.event(pod, Some(name), EventType::Warning, "Failed", format!("Error: {message}"));
+            failed(&format!("Error: {message}"));
             Problem { reason, message, retry_at: now + Duration::from_secs(10) }
         };
         let created = self.shared.runtime.create_container(request).await;
@@ -407,7 +580,8 @@ impl Worker {
         let started = self.shared.runtime.start_container(request).await;
         started.map_err(|error| run_problem("RunContainerError", error.message))?;
         self.shared.event(pod, Some(name), EventType::Normal, "Started", format!("Started container {name}"));
-        link_log(pod, name, &id, &config.log_path, &self.shared.node.log_root);
+        self.shared.metrics.container_started(container.role);
+        crate::logs::link(pod, name, &id, &log_path, &self.shared.node);
         self.post_start(pod, state, container, &id).await
     }
 
@@ -415,19 +589,47 @@ impl Worker {
         let Some(hook) = container.tree.at(&["lifecycle", "postStart"]).filter(|hook| !hook.is_null()) else {
             return Ok(());
         };
-        let ip = state.ips().into_iter().next().unwrap_or_default();
-        let Err(message) = run_hook(&self.shared, container.tree, hook, id, &ip, Duration::from_secs(600)).await else {
+        let ip = self.addresses(pod, state).into_iter().next().unwrap_or_default();
+        let within = Duration::from_secs(600);
+        let Err(message) = stop::run_hook(&self.shared, container.tree, hook, id, &ip, within).await else {
             return Ok(());
         };
         let name = container.name();
         let text = format!("PostStartHook failed: {message}");
         self.shared.event(pod, Some(name), EventType::Warning, "FailedPostStartHook", text.as_str());
+        self.shared.event(pod, Some(name), EventType::Normal, "Killing", "FailedPostStartHook");
         let request = v1::StopContainerRequest { container_id: id.to_owned(), timeout: pod.grace_seconds() };
         if let Err(error) = self.shared.runtime.stop_container(request).await {
             tracing::warn!(container = name, %error, "not stopped after its hook failed");
         }
         let retry_at = self.shared.clock.now() + Duration::from_secs(10);
         Err(Problem { reason: "PostStartHookError", message: text, retry_at })
+    }
+
+    /// Services are known when their first list is; until then variables would be missing. Static pods do not wait:
+    /// the API may be one of them.
+    async fn services(&self, pod: &Pod) -> Result<Vec<Arc<Value>>, &'static str> {
+        let services = &self.shared.services;
+        if !services.is_synced() && !pod.is_static() {
+            tokio::select! {
+                () = services.synced() => (),
+                () = self.shared.clock.sleep(RETRY) => {
+                    return Err("services have not yet been read at least once, cannot construct envvars");
+                }
+            }
+        }
+        Ok(services.list().into_iter().map(|service| Arc::clone(&service.value.0)).collect())
+    }
+
+    /// Id of the container whose processes an ephemeral one sees.
+    fn target(container: &Container<'_>, state: &State) -> Result<Option<String>, String> {
+        let name = container.tree.str_at(&["targetContainerName"]);
+        if container.role != Role::Ephemeral || name.is_empty() {
+            return Ok(None);
+        }
+        let running = state.newest(name).filter(|instance| instance.is_running());
+        let missing = || format!("unable to find target container \"{name}\"");
+        running.map(|instance| Some(instance.id.clone())).ok_or_else(missing)
     }
 
     async fn describe(
@@ -440,14 +642,15 @@ impl Worker {
     ) -> Result<v1::ContainerConfig, Box<dyn std::error::Error + Send + Sync>> {
         // Files and variables made from addresses need them: volumes are brought up to date first.
         self.prepare(pod, state).await?;
-        let ips = if pod.flag("hostNetwork") { self.shared.host_ips.read().clone() } else { state.ips() };
-        let services = self.shared.services.list();
-        let trees: Vec<&Value> = services.iter().map(|service| &**service.value).collect();
+        let target = Self::target(container, state)?;
+        let ips = self.addresses(pod, state);
+        let services = self.services(pod).await?;
+        let trees: Vec<&Value> = services.iter().map(|service| &**service).collect();
         let variables = super::env::service_variables(&trees, pod);
         let downward = self.shared.downward(ips.clone());
         let environment = super::env::environment(pod, container.tree, &self.objects, &variables, &downward)?;
         let mounted = self.volumes.clone().unwrap_or_default();
-        let (hostname, domain) = container::hostname(pod, &self.shared.node.cluster_domain);
+        let (hostname, domain) = container::hostname(pod, &self.shared.node.cluster_domain)?;
         let (volumes, owned, name) = (self.shared.volumes.clone(), pod.clone(), container.name().to_owned());
         let for_mounts = environment.clone();
         let message_path = match container.tree.str_at(&["terminationMessagePath"]) {
@@ -465,69 +668,118 @@ impl Worker {
             mounts.push(file_mount(&message_path, &log));
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(mounts)
         });
-        let parts = Parts {
-            image_ref: image.id.clone(),
-            environment,
-            mounts: mounts.await??,
-            restart_count,
-            image_user: image.uid.as_ref().map(|uid| uid.value),
-        };
+        let parts = Parts { image_ref: image.id.clone(), environment, mounts: mounts.await??, restart_count, target };
         Ok(container::container(pod, container, parts, &self.shared.node))
     }
 
-    /// Keeps one ended container of each name for its log, and removes older ones.
+    /// Keeps one ended container of each name for its log (`MaxPerPodContainer`), and removes older ones and the
+    /// sandboxes that hold none any more.
     async fn prune(&self, pod: &Pod, state: &State) {
+        let mut kept = BTreeSet::new();
         for (name, instances) in &state.containers {
             let current = pod.container(name).is_some();
-            for old in instances.iter().skip(if current { 2 } else { 1 }).filter(|old| old.has_exited()) {
-                let request = v1::RemoveContainerRequest { container_id: old.id.clone() };
+            for (index, instance) in instances.iter().enumerate() {
+                if index < if current { 2 } else { 1 } || !instance.has_exited() {
+                    kept.insert(instance.sandbox.as_str());
+                    continue;
+                }
+                let request = v1::RemoveContainerRequest { container_id: instance.id.clone() };
                 if let Err(error) = self.shared.runtime.remove_container(request).await {
                     tracing::debug!(container = name, %error, "old container not removed");
                 }
             }
         }
+        for old in state.sandboxes.iter().skip(1).filter(|old| !kept.contains(old.id.as_str())) {
+            let request = v1::RemovePodSandboxRequest { pod_sandbox_id: old.id.clone() };
+            if let Err(error) = self.shared.runtime.remove_pod_sandbox(request).await {
+                tracing::debug!(sandbox = old.id, %error, "old sandbox not removed");
+            }
+        }
     }
 
-    /// A pod that has run to its end, or was ended: stops what is left, tells the final status, frees the volumes.
-    async fn wind_up(&mut self, pod: &Pod, state: State) -> Result<Turn, TurnError> {
-        self.probes.follow(pod, &[], None);
-        stop_all(&self.shared, pod, &state, pod.grace_seconds(), &mut self.desired).await?;
+    /// Stops everything that runs, and meanwhile tells the API what has ended and who is still ready.
+    async fn stop_all(&mut self, pod: &Pod, state: &State, grace: i64, told: bool) -> Result<State, TurnError> {
+        self.probes.follow(pod, &Self::probed(state), None, true);
+        if state.any_running() {
+            let shared = Arc::clone(&self.shared);
+            let mut desired = self.desired.clone();
+            let wake = Arc::clone(&self.reach.wake);
+            let stopping = stop::all(&shared, pod, state, grace, &mut desired);
+            tokio::pin!(stopping);
+            loop {
+                tokio::select! {
+                    outcome = &mut stopping => break outcome?,
+                    () = wake.notified(), if told => {
+                        let now = State::fetch(&shared.runtime, pod.uid()).await?;
+                        if let Err(error) = self.write_status(pod, &now).await {
+                            tracing::debug!(name = pod.name(), %error, "status of an ending pod not written");
+                        }
+                    }
+                }
+            }
+        }
         let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
+        self.probes.follow(pod, &[], None, true);
         self.read_last_words(pod, &state);
         self.last_plan = Plan::default();
+        self.problems.clear();
+        self.retries.clear();
+        Ok(state)
+    }
+
+    /// A pod that has run to its end, or was ended: stops what is left, tells the final status, frees what it held.
+    async fn wind_up(&mut self, pod: &Pod, state: State) -> Result<Turn, TurnError> {
+        let grace = self.ended_by.as_ref().and_then(|ending| ending.grace).unwrap_or_else(|| pod.grace_seconds());
+        let state = self.stop_all(pod, &state, grace, true).await?;
         self.write_status(pod, &state).await?;
         for sandbox in &state.sandboxes {
             let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
             self.shared.runtime.stop_pod_sandbox(request).await?;
         }
+        let (volumes, cgroups, uid) = (self.shared.volumes.clone(), self.shared.cgroups.clone(), pod.uid().to_owned());
+        let freed = self.shared.blocking(move || -> Result<(), TurnError> {
+            if let Some(cgroups) = cgroups {
+                cgroups.tear_down(&uid)?;
+            }
+            Ok(volumes.release(&uid)?)
+        });
+        freed.await??;
+        self.volumes = None;
+        self.shared.forget_tokens(pod.uid());
+        self.shared.admitted.lock().remove(pod.uid());
         Ok(Turn::Wait(self.shared.clock.now() + Duration::from_secs(3600)))
     }
 
-    /// Ends a pod that is deleted: containers by their grace, then sandbox, volumes, and the object itself.
+    /// Ends a pod that is deleted: containers by their grace, then sandbox, volumes, cgroup, and the object itself.
     async fn terminate(&mut self, desired: &Desired, state: State) -> Result<Turn, TurnError> {
         let pod = desired.pod();
-        self.probes.follow(pod, &[], None);
         let gone = matches!(desired, Desired::Gone(_));
+        if !self.looked_at {
+            self.probes.adopt(pod, &self.shared.runtime_name);
+            self.looked_at = true;
+        }
         let grace = if gone { pod.grace_seconds().min(30) } else { pod.grace_seconds() };
-        stop_all(&self.shared, pod, &state, grace, &mut self.desired).await?;
-        let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
-        self.read_last_words(pod, &state);
+        let state = self.stop_all(pod, &state, grace, !gone).await?;
         if !gone {
-            self.last_plan = Plan::default();
-            if let Err(error) = self.write_status(pod, &state).await
-                && !matches!(&error, TurnError::Api(error) if error.is_not_found())
-            {
-                return Err(error);
-            }
+            self.write_status(pod, &state).await?;
         }
         for sandbox in &state.sandboxes {
             let id = sandbox.id.clone();
             self.shared.runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id.clone() }).await?;
             self.shared.runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id }).await?;
         }
-        let (volumes, uid) = (self.shared.volumes.clone(), pod.uid().to_owned());
-        self.shared.blocking(move || volumes.tear_down(&uid)).await??;
-        remove_logs(pod, &self.shared.node.log_root);
+        let (volumes, cgroups, owned, node) =
+            (self.shared.volumes.clone(), self.shared.cgroups.clone(), pod.clone(), self.shared.node.clone());
+        let removed = self.shared.blocking(move || -> Result<(), TurnError> {
+            // Before the directory, by which a crash in between is found again.
+            if let Some(cgroups) = cgroups {
+                cgroups.tear_down(owned.uid())?;
+            }
+            volumes.tear_down(owned.uid())?;
+            crate::logs::remove(&owned, &node);
+            Ok(())
+        });
+        removed.await??;
         self.shared.forget_tokens(pod.uid());
         if !gone && !pod.is_static() {
             self.delete_object(pod).await?;
@@ -549,9 +801,10 @@ impl Worker {
         }
     }
 
-    /// Writes the status when it differs from what was written last.
+    /// Writes the status when the API has another.
     async fn write_status(&mut self, pod: &Pod, state: &State) -> Result<(), TurnError> {
         let facts = Facts {
+            known: self.reporter.known(pod),
             ready: &self.names(pod, state, Results::Ready),
             started: &self.names(pod, state, Results::Started),
             problems: &self.problems,
@@ -559,42 +812,18 @@ impl Worker {
             backoffs: &self.backoffs,
             messages: &self.messages,
             host_ips: &self.shared.host_ips.read().clone(),
-            ended_by: self.ended_by.as_ref().map(|(reason, message)| (*reason, message.as_str())),
+            ended_by: self.ended_by.as_ref(),
             volumes_ready: self.volumes.is_some(),
             now: self.shared.clock.wall(),
         };
         let status = status::of(pod, state, &facts, &self.shared.runtime_name);
-        if self.written.as_ref() == Some(&status) || pod.0.get("status") == Some(&status) {
-            return Ok(());
+        if status.str_at(&["phase"]) == "Running"
+            && let Some(since) = self.waits_since.take()
+            && facts.known.str_at(&["phase"]) != "Running"
+        {
+            self.shared.metrics.pod_started(self.shared.clock.now().duration_since(since));
         }
-        let mut patch_status = Map::new();
-        for (name, value) in status.as_object().into_iter().flat_map(Map::iter) {
-            patch_status.insert(name.clone(), value.clone());
-        }
-        // Conditions are merged field by field: what no longer holds has to be taken away by name.
-        let conditions = patch_status.get_mut("conditions").and_then(Value::as_array_mut);
-        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
-            for field in ["reason", "message"] {
-                if condition.get(field).is_none() {
-                    condition.insert(field, Value::Null);
-                }
-            }
-        }
-        // A static pod's mirror has a uid of its own, and may not be there yet.
-        let mirrored = pod.is_static();
-        let metadata = if mirrored {
-            object! {}
-        } else {
-            object! { "uid": pod.uid() }
-        };
-        let patch = object! { "metadata": metadata, "status": patch_status };
-        let pods = self.shared.client.namespaced("", "v1", "pods", pod.namespace());
-        match pods.patch(pod.name(), "status", &Patch::Strategic(&patch), &WriteOptions::default()).await {
-            Ok(_) => self.written = Some(status),
-            Err(error) if mirrored && error.is_not_found() => (),
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        Ok(self.reporter.write(&self.shared, pod, &status).await?)
     }
 }
 
@@ -616,147 +845,5 @@ fn file_mount(container_path: &str, host_path: &std::path::Path) -> v1::Mount {
         container_path: container_path.to_owned(),
         host_path: host_path.to_string_lossy().into_owned(),
         ..Default::default()
-    }
-}
-
-/// A hook: a handler of a probe, or a pause.
-async fn run_hook(
-    shared: &Shared,
-    container: &Value,
-    hook: &Value,
-    id: &str,
-    ip: &str,
-    timeout: Duration,
-) -> Result<(), String> {
-    if let Some(seconds) = hook.at(&["sleep", "seconds"]).and_then(Value::as_int) {
-        let pause = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(timeout);
-        shared.clock.sleep(pause).await;
-        return Ok(());
-    }
-    probe::ask(shared, container, hook, id, ip, timeout).await
-}
-
-/// Stops one container: its preStop hook, then its signal, within the grace (`killContainer`).
-async fn stop(
-    shared: &Shared,
-    pod: &Pod,
-    name: &str,
-    instance: &Instance,
-    grace: i64,
-) -> Result<(), skiff_cri::CriError> {
-    let begun = shared.clock.now();
-    let allowed = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-    if let Some(container) = pod.container(name)
-        && let Some(hook) = container.tree.at(&["lifecycle", "preStop"]).filter(|hook| !hook.is_null())
-        && grace > 0
-    {
-        let hooked = run_hook(shared, container.tree, hook, &instance.id, "", allowed);
-        let outcome = tokio::select! {
-            outcome = hooked => outcome,
-            () = shared.clock.sleep(allowed) => Err("it took longer than the grace period".to_owned()),
-        };
-        if let Err(message) = outcome {
-            let text = format!("PreStopHook failed: {message}");
-            shared.event(pod, Some(name), EventType::Warning, "FailedPreStopHook", text);
-        }
-    }
-    let left = allowed.saturating_sub(shared.clock.now().duration_since(begun));
-    // After a hook at least two seconds are left for the container itself, as upstream grants.
-    let timeout = if grace == 0 { 0 } else { i64::try_from(left.as_secs()).unwrap_or(i64::MAX).max(2.min(grace)) };
-    let request = v1::StopContainerRequest { container_id: instance.id.clone(), timeout };
-    match shared.runtime.stop_container(request).await {
-        Err(error) if error.is_not_found() => Ok(()),
-        outcome => outcome.map(drop),
-    }
-}
-
-/// Stops everything that runs: main containers together, then sidecars in reverse order. A shorter grace that arrives
-/// meanwhile (`kubectl delete --force`) counts at once.
-async fn stop_all(
-    shared: &Shared,
-    pod: &Pod,
-    state: &State,
-    grace: i64,
-    desired: &mut watch::Receiver<Desired>,
-) -> Result<(), TurnError> {
-    let role_of = |name: &str| pod.container(name).map_or(Role::Main, |container| container.role);
-    let running = |sidecar: bool| -> Vec<(String, Instance)> {
-        state
-            .instances()
-            .filter(|(name, instance)| instance.is_running() && (role_of(name) == Role::Sidecar) == sidecar)
-            .map(|(name, instance)| (name.to_owned(), instance.clone()))
-            .collect()
-    };
-    let (main, mut sidecars) = (running(false), running(true));
-    let order: Vec<&str> = pod.containers().map(|container| container.name()).collect();
-    sidecars.sort_by_key(|(name, _)| std::cmp::Reverse(order.iter().position(|known| known == name)));
-    let mut groups: Vec<Vec<(String, Instance)>> = vec![main];
-    groups.extend(sidecars.into_iter().map(|sidecar| vec![sidecar]));
-    let deadline = shared.clock.now() + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-    for group in groups.into_iter().filter(|group| !group.is_empty()) {
-        for (name, _) in &group {
-            let message = format!("Stopping container {name}");
-            shared.event(pod, Some(name), EventType::Normal, "Killing", message);
-        }
-        let left = deadline.saturating_duration_since(shared.clock.now()).as_secs();
-        let left = i64::try_from(left).unwrap_or(i64::MAX).max(i64::from(grace > 0)).min(grace);
-        let stops = futures_util::future::join_all(
-            group.iter().map(|(name, instance)| stop(shared, pod, name, instance, left)),
-        );
-        tokio::pin!(stops);
-        let outcomes = loop {
-            tokio::select! {
-                outcomes = &mut stops => break outcomes,
-                changed = desired.changed() => {
-                    let shorter = desired.borrow().pod().grace_seconds();
-                    if changed.is_ok() && shorter >= left {
-                        continue;
-                    }
-                    break futures_util::future::join_all(
-                        group.iter().map(|(name, instance)| stop(shared, pod, name, instance, shorter.min(left))),
-                    )
-                    .await;
-                }
-            }
-        };
-        for outcome in outcomes {
-            outcome?;
-        }
-    }
-    Ok(())
-}
-
-fn log_link(pod: &Pod, name: &str, id: &str) -> std::path::PathBuf {
-    let text = format!("{}_{}_{name}-{id}.log", pod.name(), pod.namespace());
-    std::path::Path::new("/var/log/containers").join(text)
-}
-
-/// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`, where log shippers look.
-fn link_log(pod: &Pod, name: &str, id: &str, log_path: &str, root: &str) {
-    let link = log_link(pod, name, id);
-    let target = std::path::Path::new(&container::log_directory(pod, root)).join(log_path);
-    let made = std::fs::create_dir_all("/var/log/containers").and_then(|()| std::os::unix::fs::symlink(target, &link));
-    if let Err(error) = made
-        && error.kind() != std::io::ErrorKind::AlreadyExists
-    {
-        tracing::warn!(link = %link.display(), %error, "log not linked");
-    }
-}
-
-/// Removes the pod's logs and the links to them.
-fn remove_logs(pod: &Pod, root: &str) {
-    let prefix = format!("{}_{}_", pod.name(), pod.namespace());
-    let directory = container::log_directory(pod, root);
-    for entry in std::fs::read_dir("/var/log/containers").into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(&prefix)
-            && std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&directory));
-        if ours && let Err(error) = std::fs::remove_file(entry.path()) {
-            tracing::warn!(link = %entry.path().display(), %error, "log link not removed");
-        }
-    }
-    if let Err(error) = std::fs::remove_dir_all(&directory)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(directory, %error, "logs not removed");
     }
 }

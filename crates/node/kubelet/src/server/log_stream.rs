@@ -150,11 +150,20 @@ impl Reader {
         Ok(Some(out.into()))
     }
 
-    /// Opens the file that has taken this one's place, if one has.
+    /// Goes on with the file that has taken this one's place, if one has. The new file is there once its writer has let
+    /// go of the old one, so what was written to that after the last read is read first.
     fn reopen(&mut self) -> io::Result<bool> {
-        let now = std::fs::symlink_metadata(&self.path)?;
-        if now.ino() == self.file.metadata()?.ino() {
+        let now = match std::fs::symlink_metadata(&self.path) {
+            // Renamed a moment ago; the runtime has not begun the new one yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found?,
+        };
+        let here = self.file.metadata()?;
+        if now.ino() == here.ino() {
             return Ok(false);
+        }
+        if self.file.stream_position()? < here.len() {
+            return Ok(true);
         }
         self.file = open(&self.path)?;
         self.rest.clear();

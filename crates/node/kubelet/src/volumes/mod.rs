@@ -277,19 +277,38 @@ impl Volumes {
         Ok(path)
     }
 
+    /// Frees the volumes of a pod that has ended and is still in the API; its containers' last words stay. Blocking.
+    pub fn release(&self, uid: &str) -> io::Result<()> {
+        let directory = self.pod(uid);
+        unmount_below(&directory)?;
+        for name in ["volumes", "volume-subpaths"] {
+            remove_all(&directory.join(name))?;
+        }
+        Ok(())
+    }
+
     /// Takes a pod's volumes down: mounts first, deepest first, then the directory. Nothing below a mount that cannot
     /// be unmounted is deleted. Blocking.
     pub fn tear_down(&self, uid: &str) -> io::Result<()> {
         let directory = self.pod(uid);
-        let mut mounts = mounts_below(&directory)?;
-        mounts.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-        for mount in mounts {
-            rustix::mount::unmount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
-        }
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome,
-        }
+        unmount_below(&directory)?;
+        remove_all(&directory)
+    }
+}
+
+fn unmount_below(directory: &Path) -> io::Result<()> {
+    let mut mounts = mounts_below(directory)?;
+    mounts.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    for mount in mounts {
+        rustix::mount::unmount(&mount, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+fn remove_all(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
     }
 }
 

@@ -1,0 +1,297 @@
+//! The life of pods: what is started, what is told, how it ends.
+
+use crate::node::{TestNode, condition, container};
+use skiff_client::{Patch, WriteOptions};
+use skiff_machinery::{Value, list, object};
+
+fn spec(containers: Value) -> Value {
+    object! { "containers": containers, "terminationGracePeriodSeconds": 2 }
+}
+
+fn waiting_reason<'p>(pod: &'p Value, name: &str) -> &'p str {
+    container(pod, name).str_at(&["state", "waiting", "reason"])
+}
+
+fn started(log: &[String]) -> Vec<&str> {
+    log.iter().filter_map(|line| line.strip_prefix("start ")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_runs_tells_its_status_and_goes() {
+    let node = TestNode::start().await;
+    node.run("p", spec(list![object! { "name": "c", "image": "i" }])).await;
+    let pod = node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
+    let status = pod.get("status").unwrap();
+    assert_eq!(status.str_at(&["phase"]), "Running");
+    assert_eq!(status.str_at(&["hostIP"]), "192.0.2.1");
+    assert!(status.str_at(&["podIP"]).starts_with("10.9.0."));
+    assert_eq!(status.items_at(&["podIPs"]).len(), 1);
+    assert_eq!(status.str_at(&["qosClass"]), "BestEffort");
+    for ty in ["PodReadyToStartContainers", "Initialized", "ContainersReady", "PodScheduled"] {
+        assert_eq!(condition(&pod, ty), "True", "{ty}");
+    }
+    assert!(container(&pod, "c").str_at(&["containerID"]).starts_with("fake://"));
+    for (reason, text) in [("Pulled", "Image size: 1000 bytes."), ("Created", "Created container: c"), ("Started", "c")]
+    {
+        node.event("p", reason, text).await;
+    }
+    let before = pod.str_at(&["metadata", "resourceVersion"]).to_owned();
+    node.kubelet.pods.wake(pod.str_at(&["metadata", "uid"]));
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let after = node.pod("p").await.unwrap();
+    assert_eq!(after.str_at(&["metadata", "resourceVersion"]), before, "nothing changed, nothing is written");
+    node.delete("p", 2).await;
+    node.gone("p").await;
+    node.event("p", "Killing", "Stopping container c").await;
+    assert_eq!(node.runtime.log(), ["start c", "stop c 2"]);
+    assert!(node.runtime.sandbox_configs().is_empty());
+    assert!(!node.directory.path().join("kubelet/pods").join(pod.str_at(&["metadata", "uid"])).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crashing_container_backs_off_and_keeps_its_last_state() {
+    let node = TestNode::start().await;
+    let crashing = object! { "name": "c", "image": "i", "command": list!["exit", "3"] };
+    node.run("p", spec(list![crashing])).await;
+    let pod = node.pod_until("p", "in back-off", |pod| waiting_reason(pod, "c") == "CrashLoopBackOff").await;
+    let status = container(&pod, "c");
+    assert_eq!(status.get("restartCount").and_then(Value::as_int), Some(1));
+    let last = status.at(&["lastState", "terminated"]).unwrap();
+    assert_eq!((last.get("exitCode").and_then(Value::as_int), last.str_at(&["reason"])), (Some(3), "Error"));
+    let name = format!("p_default({})", pod.str_at(&["metadata", "uid"]));
+    let message = format!("back-off 10s restarting failed container=c pod={name}");
+    assert_eq!(status.str_at(&["state", "waiting", "message"]), message);
+    assert_eq!(pod.str_at(&["status", "phase"]), "Running");
+    node.event("p", "BackOff", &format!("Back-off restarting failed container c in pod {name}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reasons_of_containers_that_cannot_start() {
+    let node = TestNode::start().await;
+    node.runtime.refuse_pull("missing:1", "no such image");
+    let one = |extra: Value| {
+        let mut container = object! { "name": "c", "image": "i" };
+        for (key, value) in extra.as_object().unwrap().iter() {
+            container.as_object_mut().unwrap().insert(key.clone(), value.clone());
+        }
+        spec(list![container])
+    };
+    let missing = object! { "configMapKeyRef": object! { "name": "none", "key": "k" } };
+    let root = object! { "runAsNonRoot": true, "runAsUser": 0 };
+    let cases = [
+        ("pull", one(object! { "image": "missing:1" }), "ErrImagePull", "Failed", "Error: ErrImagePull"),
+        (
+            "never",
+            one(object! { "image": "other", "imagePullPolicy": "Never" }),
+            "ErrImageNeverPull",
+            "ErrImageNeverPull",
+            "is not present with pull policy of Never",
+        ),
+        (
+            "invalid",
+            one(object! { "image": "UPPER" }),
+            "InvalidImageName",
+            "InspectFailed",
+            "couldn't parse image name",
+        ),
+        (
+            "config",
+            one(object! { "env": list![object! { "name": "A", "valueFrom": missing }] }),
+            "CreateContainerConfigError",
+            "Failed",
+            "Error: configmap \"none\" not found",
+        ),
+        (
+            "root",
+            one(object! { "securityContext": root }),
+            "CreateContainerConfigError",
+            "Failed",
+            "breaks non-root policy",
+        ),
+    ];
+    for (name, spec, reason, event, text) in cases {
+        node.run(name, spec).await;
+        node.pod_until(name, reason, |pod| waiting_reason(pod, "c") == reason).await;
+        node.event(name, event, text).await;
+    }
+    let pod = node.pod_until("pull", "in back-off", |pod| waiting_reason(pod, "c") == "ImagePullBackOff").await;
+    let message = container(&pod, "c").str_at(&["state", "waiting", "message"]).to_owned();
+    assert!(message.starts_with("Back-off pulling image \"missing:1\": ErrImagePull: "), "{message}");
+    assert!(message.contains("no such image"), "{message}");
+
+    node.runtime.fail_create(Some("the runtime is out of luck"));
+    node.run("create", one(object! {})).await;
+    let pod = node.pod_until("create", "refused", |pod| waiting_reason(pod, "c") == "CreateContainerError").await;
+    assert_eq!(container(&pod, "c").str_at(&["state", "waiting", "message"]), "the runtime is out of luck");
+    node.runtime.fail_create(None);
+    node.runtime.fail_start(Some("exec: \"x\": not found"));
+    node.run("start", one(object! {})).await;
+    let pod = node.pod_until("start", "refused", |pod| waiting_reason(pod, "c") == "RunContainerError").await;
+    let last = container(&pod, "c").at(&["lastState", "terminated"]).unwrap();
+    assert_eq!(last.str_at(&["reason"]), "StartError");
+    assert_eq!(last.get("exitCode").and_then(Value::as_int), Some(128));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_words_from_file_and_log() {
+    let node = TestNode::start().await;
+    let with = |name: &str, policy: &str| {
+        object! { "name": name, "image": "i", "terminationMessagePolicy": policy }
+    };
+    let mut pod = spec(list![with("file", "File"), with("log", "FallbackToLogsOnError"), with("oom", "File")]);
+    pod.as_object_mut().unwrap().insert("restartPolicy", "Never");
+    node.run("p", pod).await;
+    node.running("p").await;
+    let mounts = node.runtime.config("file").unwrap().mounts;
+    let words = mounts.iter().find(|mount| mount.container_path == "/dev/termination-log").unwrap();
+    std::fs::write(&words.host_path, "from the file").unwrap();
+    node.runtime.say("log", "from the log");
+    node.runtime.end("file", 0, "");
+    node.runtime.end("log", 1, "");
+    node.runtime.end("oom", 137, "OOMKilled");
+    let pod = node.pod_until("p", "Failed", |pod| pod.str_at(&["status", "phase"]) == "Failed").await;
+    let ended = |name: &str| container(&pod, name).at(&["state", "terminated"]).unwrap().clone();
+    assert_eq!(ended("file").str_at(&["message"]), "from the file");
+    assert_eq!(ended("file").str_at(&["reason"]), "Completed");
+    assert_eq!(ended("log").str_at(&["message"]), "from the log");
+    assert_eq!(ended("oom").str_at(&["reason"]), "OOMKilled");
+    assert_eq!(ended("oom").get("exitCode").and_then(Value::as_int), Some(137));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_end_last_and_hooks_take_from_the_grace() {
+    let node = TestNode::start().await;
+    let sidecar = |name: &str| object! { "name": name, "image": "i", "restartPolicy": "Always" };
+    let hook = object! { "preStop": object! { "exec": object! { "command": list!["sleep", "1500"] } } };
+    node.run(
+        "p",
+        object! {
+            "terminationGracePeriodSeconds": 10,
+            "initContainers": list![sidecar("first"), sidecar("second")],
+            "containers": list![object! { "name": "main", "image": "i", "lifecycle": hook }],
+        },
+    )
+    .await;
+    node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
+    assert_eq!(started(&node.runtime.log()), ["first", "second", "main"]);
+    node.delete("p", 10).await;
+    node.gone("p").await;
+    let log = node.runtime.log();
+    let stops: Vec<&str> = log.iter().filter_map(|line| line.strip_prefix("stop ")).collect();
+    assert_eq!(stops, ["main 9", "second 9", "first 9"], "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_grace_counts_at_once() {
+    let node = TestNode::start().await;
+    node.run("p", spec(list![object! { "name": "c", "image": "i", "command": list!["slow"] }])).await;
+    node.running("p").await;
+    let begun = std::time::Instant::now();
+    node.delete("p", 300).await;
+    node.until("the stop", || async { node.runtime.log().contains(&"stop c 300".to_owned()) }).await;
+    node.delete("p", 1).await;
+    node.gone("p").await;
+    assert!(begun.elapsed().as_secs() < 60);
+    assert!(node.runtime.log().contains(&"stop c 1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_gate_restart_and_outlive_a_restart_of_the_kubelet() {
+    let mut node = TestNode::start().await;
+    let probe = |flag: &str, failures: i64| {
+        object! {
+            "exec": object! { "command": list!["flag", flag] }, "periodSeconds": 1, "failureThreshold": failures,
+        }
+    };
+    let mut liveness = probe("alive", 1);
+    liveness.as_object_mut().unwrap().insert("terminationGracePeriodSeconds", 1);
+    node.runtime.raise("alive");
+    let container_spec = object! {
+        "name": "c", "image": "i", "startupProbe": probe("up", 100), "livenessProbe": liveness,
+        "readinessProbe": probe("ready", 1),
+    };
+    node.run("p", spec(list![container_spec])).await;
+    let pod = node.running("p").await;
+    assert_eq!(container(&pod, "c").get("started").and_then(Value::as_bool), Some(false));
+    node.event("p", "Unhealthy", "Startup probe failed: the flag is down").await;
+    assert!(!node.runtime.log().iter().any(|line| line == "exec c flag ready"), "readiness waits for startup");
+    node.runtime.raise("up");
+    node.runtime.raise("ready");
+    let pod = node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
+    assert_eq!(container(&pod, "c").get("started").and_then(Value::as_bool), Some(true));
+
+    node.runtime.lower("up");
+    let version = pod.str_at(&["metadata", "resourceVersion"]).to_owned();
+    node.restart().await;
+    node.until("the new kubelet", || async { !node.kubelet.pods.list().is_empty() }).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let after = node.pod("p").await.unwrap();
+    assert_eq!(after.str_at(&["metadata", "resourceVersion"]), version, "a restart makes nobody unready");
+
+    node.runtime.lower("ready");
+    node.pod_until("p", "unready", |pod| condition(pod, "Ready") == "False").await;
+    node.runtime.raise("ready");
+    node.runtime.lower("alive");
+    node.event("p", "Killing", "Container c failed liveness probe, will be restarted").await;
+    node.until("the restart", || async { started(&node.runtime.log()).len() == 2 }).await;
+    assert!(node.runtime.log().contains(&"stop c 1".to_owned()), "with the probe's own grace");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ephemeral_container_joins_a_running_pod() {
+    let node = TestNode::start().await;
+    node.run("p", spec(list![object! { "name": "c", "image": "i" }])).await;
+    node.running("p").await;
+    let debugger = object! {
+        "name": "debug", "image": "i", "targetContainerName": "c", "terminationMessagePolicy": "File",
+        "imagePullPolicy": "IfNotPresent",
+    };
+    let patch = object! { "spec": object! { "ephemeralContainers": list![debugger] } };
+    let pods = node.api("pods");
+    pods.patch("p", "ephemeralcontainers", &Patch::Strategic(&patch), &WriteOptions::default()).await.unwrap();
+    let pod = node.pod_until("p", "debugged", |pod| container(pod, "debug").at(&["state", "running"]).is_some()).await;
+    assert_eq!(pod.items_at(&["status", "ephemeralContainerStatuses"]).len(), 1);
+    assert_eq!(pod.items_at(&["status", "containerStatuses"]).len(), 1);
+    let context = node.runtime.config("debug").unwrap().linux.unwrap().security_context.unwrap();
+    assert_eq!(context.namespace_options.unwrap().target_id, node.runtime.ids("c")[0]);
+    node.runtime.end("debug", 1, "");
+    let pod = node
+        .pod_until("p", "told of its end", |pod| container(pod, "debug").at(&["state", "terminated"]).is_some())
+        .await;
+    assert_eq!(condition(&pod, "Ready"), "True", "the pod is as well as before");
+    assert_eq!(started(&node.runtime.log()), ["c", "debug"], "it is not restarted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_and_a_refusal_end_a_pod_for_good() {
+    let mut node = TestNode::start().await;
+    let mut late = spec(list![object! { "name": "c", "image": "i" }]);
+    late.as_object_mut().unwrap().insert("activeDeadlineSeconds", 1);
+    node.run("late", late).await;
+    let failed = |pod: &Value| pod.str_at(&["status", "phase"]) == "Failed";
+    let pod = node.pod_until("late", "Failed", failed).await;
+    assert_eq!(pod.str_at(&["status", "reason"]), "DeadlineExceeded");
+    let resources = object! { "requests": object! { "cpu": "1000" } };
+    node.run("large", spec(list![object! { "name": "c", "image": "i", "resources": resources }])).await;
+    let pod = node.pod_until("large", "refused", failed).await;
+    assert_eq!(pod.str_at(&["status", "reason"]), "OutOfcpu");
+    node.event("large", "OutOfcpu", "Node didn't have enough resource: cpu").await;
+    node.restart().await;
+    node.until("the new kubelet", || async { node.kubelet.pods.list().len() == 2 }).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let again = node.pod("late").await.unwrap();
+    assert_eq!(again.str_at(&["status", "reason"]), "DeadlineExceeded");
+    assert_eq!(again.str_at(&["status", "phase"]), "Failed", "what has ended stays ended");
+    assert_eq!(started(&node.runtime.log()), ["c"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_deleted_while_the_kubelet_is_away_is_ended_after() {
+    let mut node = TestNode::start().await;
+    node.run("p", spec(list![object! { "name": "c", "image": "i" }])).await;
+    node.running("p").await;
+    node.stop_kubelet().await;
+    node.delete("p", 0).await;
+    node.restart().await;
+    node.until("the orphan to be gone", || async { node.runtime.sandbox_configs().is_empty() }).await;
+}

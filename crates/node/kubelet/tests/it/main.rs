@@ -1,0 +1,8 @@
+//! The kubelet over a real API server, with a runtime in memory.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fake;
+mod life;
+mod logs;
+mod node;
+mod static_pods;
