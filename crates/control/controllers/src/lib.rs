@@ -27,4 +27,5 @@ pub mod replicaset;
 pub mod rollout;
 pub mod root_ca;
 pub mod service_account;
+pub mod template;
 pub mod workload;

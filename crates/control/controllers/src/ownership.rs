@@ -2,7 +2,7 @@
 //! (`controller/controller_ref_manager.go`).
 
 use skiff_client::{Api, ClientError, Patch, WriteOptions};
-use skiff_machinery::{Value, list, object};
+use skiff_machinery::{Map, Value, list, object};
 
 /// The owner reference with `controller: true`.
 pub fn controller_of(tree: &Value) -> Option<&Value> {
@@ -49,20 +49,47 @@ pub fn decide_claim(owner_uid: Option<&str>, our_uid: &str, matches: bool, dying
 
 /// Makes `owner` the controller of an object; the uid in the patch guards against a namesake.
 pub async fn adopt(api: &Api, name: &str, uid: &str, reference: Value) -> Result<Value, ClientError> {
-    let patch = object! {
-        "metadata": object! { "ownerReferences": list![reference], "uid": uid },
-    };
+    adopt_with(api, name, uid, reference, None).await
+}
+
+/// The same, with a finalizer that marks it as the owner's.
+pub async fn adopt_with(
+    api: &Api,
+    name: &str,
+    uid: &str,
+    reference: Value,
+    finalizer: Option<&str>,
+) -> Result<Value, ClientError> {
+    let mut metadata = Map::new();
+    metadata.insert("ownerReferences", list![reference]);
+    metadata.insert("uid", uid);
+    if let Some(finalizer) = finalizer {
+        metadata.insert("finalizers", list![finalizer]);
+    }
+    let patch = object! { "metadata": metadata };
     api.patch(name, "", &Patch::Strategic(&patch), &WriteOptions::default()).await
 }
 
 /// Takes the owner reference with `owner_uid` away from an object.
 pub async fn release(api: &Api, name: &str, uid: &str, owner_uid: &str) -> Result<(), ClientError> {
-    let patch = object! {
-        "metadata": object! {
-            "ownerReferences": list![object! { "$patch": "delete", "uid": owner_uid }],
-            "uid": uid,
-        },
-    };
+    release_with(api, name, uid, owner_uid, None).await
+}
+
+/// The same, with the finalizer that marked it.
+pub async fn release_with(
+    api: &Api,
+    name: &str,
+    uid: &str,
+    owner_uid: &str,
+    finalizer: Option<&str>,
+) -> Result<(), ClientError> {
+    let mut metadata = Map::new();
+    metadata.insert("ownerReferences", list![object! { "$patch": "delete", "uid": owner_uid }]);
+    metadata.insert("uid", uid);
+    if let Some(finalizer) = finalizer {
+        metadata.insert("$deleteFromPrimitiveList/finalizers", list![finalizer]);
+    }
+    let patch = object! { "metadata": metadata };
     match api.patch(name, "", &Patch::Strategic(&patch), &WriteOptions::default()).await {
         Ok(_) => Ok(()),
         // Gone, or the reference is: what was wanted.

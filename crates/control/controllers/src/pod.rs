@@ -59,8 +59,10 @@ pub struct PodView {
     pub created: i64,
     /// Deletion, when it has begun, in seconds since the epoch.
     pub deleted: Option<i64>,
-    /// Sum of its containers' restarts.
+    /// Sum of all its containers' restarts.
     pub restarts: i64,
+    /// Most restarts of one of its containers, and of one of its sidecars.
+    pub most_restarts: (i64, i64),
     /// Addresses.
     pub ips: Vec<String>,
     /// Named container ports: name, protocol, number.
@@ -75,19 +77,23 @@ pub struct PodView {
     pub tolerations: Arc<[Value]>,
     /// The first required node-affinity name that a DaemonSet pod carries before it has a node.
     pub target_node: Option<String>,
-    /// Exit codes of containers that ended: container name, exit code.
+    /// Exit codes of containers that ended, init containers last: container name, exit code. Only of a Job's pods.
     pub exit_codes: Vec<(String, i64)>,
-    /// Condition types with status True that job policies look at.
-    pub true_conditions: Vec<String>,
-    /// When the last container ended, in seconds since the epoch.
+    /// Type and status of its conditions. Only of a Job's pods.
+    pub conditions: Vec<(String, String)>,
+    /// When the last container ended, in seconds since the epoch; `None` while one has not.
     pub finished: Option<i64>,
     /// `status.reason`.
     pub reason: String,
 }
 
 /// Annotations that some controller reads.
-const READ_ANNOTATIONS: [&str; 2] =
-    ["controller.kubernetes.io/pod-deletion-cost", "batch.kubernetes.io/job-completion-index"];
+const READ_ANNOTATIONS: [&str; 4] = [
+    "controller.kubernetes.io/pod-deletion-cost",
+    crate::job::COMPLETION_INDEX,
+    crate::job::FAILURE_COUNT,
+    crate::job::IGNORED_FAILURE_COUNT,
+];
 
 fn texts(map: Option<&Map>, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
     let entries = map.into_iter().flat_map(Map::iter).filter(|(key, _)| wanted(key));
@@ -118,8 +124,11 @@ impl Projection for PodView {
             name: owner.str_at(&["name"]).to_owned(),
             uid: owner.str_at(&["uid"]).into(),
         });
+        let of_job = controller.as_ref().is_some_and(|owner: &Owner| owner.kind == "Job");
         let statuses = tree.items_at(&["status", "containerStatuses"]);
-        let restarts = statuses.iter().filter_map(|status| status.get("restartCount").and_then(Value::as_int)).sum();
+        let init_statuses = tree.items_at(&["status", "initContainerStatuses"]);
+        let restarts_of = |status: &Value| status.get("restartCount").and_then(Value::as_int).unwrap_or(0);
+        let all_statuses = || statuses.iter().chain(init_statuses);
         let ended = |status: &Value| {
             let code = status.at(&["state", "terminated", "exitCode"]).and_then(Value::as_int)?;
             Some((status.str_at(&["name"]).to_owned(), code))
@@ -133,13 +142,16 @@ impl Projection for PodView {
         let empty = Value::Null;
         let spec = tree.get("spec").unwrap_or(&empty);
         let sidecar = |container: &&Value| container.str_at(&["restartPolicy"]) == "Always";
+        let is_sidecar = |status: &&Value| {
+            let name = status.str_at(&["name"]);
+            spec.items_at(&["initContainers"]).iter().filter(sidecar).any(|one| one.str_at(&["name"]) == name)
+        };
         let containers =
             spec.items_at(&["containers"]).iter().chain(spec.items_at(&["initContainers"]).iter().filter(sidecar));
         let ports = containers.flat_map(|container| container.items_at(&["ports"])).map(|port| {
             let number = port.get("containerPort").and_then(Value::as_int).unwrap_or(0);
             (port.str_at(&["name"]).to_owned(), port.str_at(&["protocol"]).to_owned(), number)
         });
-        let true_conditions = tree.items_at(&["status", "conditions"]).iter();
         let finalizers = tree.items_at(&["metadata", "finalizers"]).iter();
         Ok(Self {
             labels: texts(tree.object_at(&["metadata", "labels"]), |_| true),
@@ -151,7 +163,11 @@ impl Projection for PodView {
             ready_since: ready.map(|ready| seconds(ready, &["lastTransitionTime"]).unwrap_or(0)),
             created: seconds(tree, &["metadata", "creationTimestamp"]).unwrap_or(0),
             deleted: seconds(tree, &["metadata", "deletionTimestamp"]),
-            restarts,
+            restarts: all_statuses().map(restarts_of).sum(),
+            most_restarts: (
+                statuses.iter().map(restarts_of).max().unwrap_or(0),
+                init_statuses.iter().filter(is_sidecar).map(restarts_of).max().unwrap_or(0),
+            ),
             ips,
             ports: ports.collect(),
             hostname: spec.str_at(&["hostname"]).to_owned(),
@@ -159,15 +175,18 @@ impl Projection for PodView {
             host_network: spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false),
             tolerations: spec.items_at(&["tolerations"]).into(),
             target_node: named_node(spec),
-            exit_codes: statuses.iter().filter_map(ended).collect(),
-            true_conditions: true_conditions
-                .filter(|condition| condition.str_at(&["status"]) == "True")
-                .map(|condition| condition.str_at(&["type"]).to_owned())
+            exit_codes: all_statuses().filter(|_| of_job).filter_map(ended).collect(),
+            conditions: tree
+                .items_at(&["status", "conditions"])
+                .iter()
+                .filter(|_| of_job)
+                .map(|condition| (condition.str_at(&["type"]).to_owned(), condition.str_at(&["status"]).to_owned()))
                 .collect(),
             finished: statuses
                 .iter()
-                .filter_map(|status| seconds(status, &["state", "terminated", "finishedAt"]))
-                .max(),
+                .map(|status| seconds(status, &["state", "terminated", "finishedAt"]))
+                .collect::<Option<Vec<i64>>>()
+                .and_then(|ended| ended.into_iter().max()),
             reason: tree.str_at(&["status", "reason"]).to_owned(),
         })
     }
@@ -177,6 +196,10 @@ impl PodView {
     /// Whether it still runs or may run (`controller.IsPodActive`).
     pub fn is_active(&self) -> bool {
         self.phase != Phase::Succeeded && self.phase != Phase::Failed && self.deleted.is_none()
+    }
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed)
     }
     /// Whether it is ready.
     pub fn is_ready(&self) -> bool {
@@ -225,6 +248,6 @@ pub fn deletion_order(one: (&PodView, usize), other: (&PodView, usize)) -> std::
         .then(cost(one).cmp(&cost(other)))
         .then(other_rank.cmp(&one_rank))
         .then(magnitude(other.ready_since).cmp(&magnitude(one.ready_since)))
-        .then(other.restarts.cmp(&one.restarts))
+        .then(other.most_restarts.cmp(&one.most_restarts))
         .then(other.created.cmp(&one.created))
 }

@@ -3,7 +3,7 @@
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
 use crate::pod::{PodView, deletion_order, from_template};
 use crate::workload::{
-    BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, set_condition,
+    Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, set_condition,
     without_condition,
 };
 use skiff_base::clock::SharedClock;
@@ -93,7 +93,7 @@ impl Controller {
         let Some(item) = self.sets.get_key(&key) else { return Ok(None) };
         let owner = Owner { tree: &item.value, api_version: API_VERSION, kind: KIND };
         let selector = owner.selector()?;
-        let claimed = claim_pods(&self.client, &self.pods, &owner, &selector).await?;
+        let claimed = claim_pods(&self.client, &self.pods, &owner, &selector, Adoption::default()).await?;
         let active: Vec<Item<PodView>> = claimed.into_iter().filter(|pod| pod.value.is_active()).collect();
         let mut failure = None;
         if !owner.is_dying() {

@@ -1,12 +1,12 @@
 //! What the workload controllers share: pods of an owner, creating and deleting them in growing batches, metadata.
 
 use crate::context::SyncError;
-use crate::ownership::{Claim, adopt, decide_claim, release};
+use crate::ownership::{Claim, adopt_with, decide_claim, release_with};
 use crate::pod::PodView;
 use futures_util::future::join_all;
 use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::{Item, ObjectKey};
-use skiff_client::{Client, ClientError, Store, WriteOptions};
+use skiff_client::{Api, Client, ClientError, Store, WriteOptions};
 use skiff_machinery::selector::Selector;
 use skiff_machinery::{Reason, Value};
 use std::time::SystemTime;
@@ -41,6 +41,24 @@ impl Owner<'_> {
     pub fn is_dying(&self) -> bool {
         self.tree.at(&["metadata", "deletionTimestamp"]).is_some()
     }
+    /// Its resource.
+    pub fn api(&self, client: &Client) -> Api {
+        let (group, version) = self.api_version.split_once('/').unwrap_or(("", self.api_version));
+        client.namespaced(group, version, &format!("{}s", self.kind.to_lowercase()), self.namespace())
+    }
+    /// Whether it may adopt anything: it is still what the cache says, and nobody has begun to delete it
+    /// (`RecheckDeletionTimestamp`). A controller that has not heard of its owner's end would take the orphans back.
+    pub async fn may_adopt(&self, client: &Client) -> Result<(), SyncError> {
+        let live = self.api(client).fetch_optional(self.name()).await?;
+        let name = format!("{} {}/{}", self.kind, self.namespace(), self.name());
+        match live.filter(|live| live.str_at(&["metadata", "uid"]) == self.uid()) {
+            None => Err(SyncError::Object(format!("original {name} is gone"))),
+            Some(live) if live.at(&["metadata", "deletionTimestamp"]).is_some() => {
+                Err(SyncError::Object(format!("{name} has just been deleted")))
+            }
+            Some(_) => Ok(()),
+        }
+    }
     /// For events.
     pub fn reference(&self) -> Reference {
         Reference::to(self.tree, self.api_version, self.kind)
@@ -66,13 +84,22 @@ pub fn int_at(tree: &Value, path: &[&str], default: i64) -> i64 {
     tree.at(path).and_then(Value::as_int).unwrap_or(default)
 }
 
+/// How pods are taken in.
+#[derive(Clone, Copy, Default)]
+pub struct Adoption {
+    /// A finalizer that every pod of the owner carries: put on when it is adopted, taken off when it is let go.
+    pub finalizer: Option<&'static str>,
+}
+
 /// The pods that the owner controls, after adopting and releasing (`PodControllerRefManager.ClaimPods`).
 pub async fn claim_pods(
     client: &Client,
     pods: &Store<PodView>,
     owner: &Owner<'_>,
     selector: &Selector,
-) -> Result<Vec<Item<PodView>>, ClientError> {
+    adoption: Adoption,
+) -> Result<Vec<Item<PodView>>, SyncError> {
+    let mut asked = false;
     let api = client.namespaced("", "v1", "pods", owner.namespace());
     let mut claimed = Vec::new();
     for item in pods.list_namespace(owner.namespace()) {
@@ -85,12 +112,20 @@ pub async fn claim_pods(
         match decide_claim(owner_uid, owner.uid(), matches, pod.deleted.is_some(), owner.is_dying()) {
             Claim::Keep => claimed.push(item),
             Claim::Ignore => (),
-            Claim::Release => release(&api, &item.key.name, &item.uid, owner.uid()).await?,
-            Claim::Adopt => match adopt(&api, &item.key.name, &item.uid, owner.controller_reference()).await {
-                Ok(_) => claimed.push(item),
-                Err(error) if error.is_not_found() => (),
-                Err(error) => return Err(error),
-            },
+            Claim::Release => {
+                release_with(&api, &item.key.name, &item.uid, owner.uid(), adoption.finalizer).await?;
+            }
+            Claim::Adopt => {
+                if !std::mem::replace(&mut asked, true) {
+                    owner.may_adopt(client).await?;
+                }
+                let reference = owner.controller_reference();
+                match adopt_with(&api, &item.key.name, &item.uid, reference, adoption.finalizer).await {
+                    Ok(_) => claimed.push(item),
+                    Err(error) if error.is_not_found() => (),
+                    Err(error) => return Err(error.into()),
+                }
+            }
         }
     }
     Ok(claimed)

@@ -8,7 +8,7 @@ mod update;
 
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
 use crate::pod::{Phase, PodView, from_template};
-use crate::workload::{BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at};
+use crate::workload::{Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at};
 use skiff_base::clock::SharedClock;
 use skiff_client::events::{EventType, Recorder};
 use skiff_client::informer::{Delta, Item, ObjectKey};
@@ -146,7 +146,7 @@ impl Controller {
         selector: &skiff_machinery::selector::Selector,
     ) -> Result<ByNode, SyncError> {
         let mut by_node = ByNode::new();
-        for pod in claim_pods(&self.client, &self.pods, owner, selector).await? {
+        for pod in claim_pods(&self.client, &self.pods, owner, selector, Adoption::default()).await? {
             // The cache may have moved on since the claim.
             let Some(pod) = self.pods.get_key(&pod.key) else { continue };
             if let Some(node) = node_of(&pod.value) {

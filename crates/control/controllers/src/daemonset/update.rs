@@ -4,42 +4,19 @@ use super::{ByNode, Controller, HASH, Plan, fit};
 use crate::context::SyncError;
 use crate::ownership::controller_of;
 use crate::pod::PodView;
+use crate::template::scaled;
 use crate::workload::{Owner, int_at};
 use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::{Tree, WriteOptions};
-use skiff_machinery::codec::json;
 use skiff_machinery::{Value, object};
 
-/// A number or a percentage of `total`, rounded up.
-fn resolve(value: Option<&Value>, total: i64, default: i64) -> i64 {
-    match value {
-        Some(Value::Int(number)) => *number,
-        Some(Value::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            (percent.saturating_mul(total) + 99) / 100
-        }
-        _ => default,
-    }
-}
-
-fn bound(set: &Value, name: &str) -> Option<Value> {
-    set.at(&["spec", "updateStrategy", "rollingUpdate", name]).cloned()
+fn bound(set: &Value, name: &str, total: i64) -> Option<i64> {
+    scaled(set.at(&["spec", "updateStrategy", "rollingUpdate", name]), total, true)
 }
 
 /// Whether updates start the new pod before the old one ends.
 pub(super) fn surges(set: &Value) -> bool {
-    resolve(bound(set, "maxSurge").as_ref(), 100, 0) > 0
-}
-
-/// FNV-1a over the template's canonical JSON, in the alphabet upstream uses for names.
-fn template_hash(template: &Value, collisions: i64) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash: u32 = 0x811c_9dc5;
-    let collisions = if collisions > 0 { collisions.to_le_bytes().to_vec() } else { Vec::new() };
-    for byte in json::to_vec(template).iter().chain(&collisions) {
-        hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    }
-    hash.to_string().bytes().map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()])).collect()
+    bound(set, "maxSurge", 100).unwrap_or(0) > 0
 }
 
 /// What a revision keeps: the template, to be put back as a strategic patch by `kubectl rollout undo`.
@@ -54,7 +31,7 @@ fn revision_data(template: &Value) -> Value {
 /// Makes sure the present template has its revision and that it is the newest. Returns its hash and number.
 pub(super) async fn sync_history(controller: &Controller, owner: &Owner<'_>) -> Result<(String, i64), SyncError> {
     let template = owner.tree.at(&["spec", "template"]).cloned().unwrap_or_default();
-    let hash = template_hash(&template, int_at(owner.tree, &["status", "collisionCount"], 0));
+    let hash = crate::template::hash(&template, int_at(owner.tree, &["status", "collisionCount"], 0));
     let data = revision_data(&template);
     let owned = controller.revisions.by_index(crate::context::BY_CONTROLLER, owner.uid());
     let newest = owned.iter().map(|revision| int_at(&revision.value, &["revision"], 0)).max().unwrap_or(0);
@@ -150,9 +127,9 @@ pub(super) fn decide(set: &Value, hash: &str, nodes: &[Item<Tree>], by_node: &By
     let min_ready = int_at(set, &["spec", "minReadySeconds"], 0);
     let running: Vec<&Item<Tree>> = nodes.iter().filter(|node| fit::verdict(set, &node.value).should_run).collect();
     let total = i64::try_from(running.len()).unwrap_or(i64::MAX);
-    let max_surge = resolve(bound(set, "maxSurge").as_ref(), total, 0);
-    let default = i64::from(max_surge == 0);
-    let max_unavailable = resolve(bound(set, "maxUnavailable").as_ref(), total, default);
+    let max_surge = bound(set, "maxSurge", total).unwrap_or(0);
+    // Both zero could never move (`unavailableCount`, `surgeCount`).
+    let max_unavailable = bound(set, "maxUnavailable", total).unwrap_or(0).max(i64::from(max_surge == 0));
     let is_new = |pod: &PodView| pod.labels.get(HASH).is_some_and(|label| label == hash);
     let mut unavailable = 0;
     let mut surging = 0;

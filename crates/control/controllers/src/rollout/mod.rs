@@ -12,7 +12,7 @@ mod status;
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
 use crate::ownership::{Claim, adopt, controller_of, decide_claim, release};
 use crate::pod::{PodView, seconds};
-use crate::workload::{Owner, epoch_seconds, int_at};
+use crate::workload::{Owner, epoch_seconds, int_at, is_namespace_terminating};
 use revision::Revisions;
 use skiff_base::clock::SharedClock;
 use skiff_client::events::{EventType, Recorder};
@@ -131,44 +131,55 @@ impl Controller {
         self.sets.synced().await;
         self.pods.synced().await;
         let Some(item) = self.deployments.get_key(&key) else { return Ok(None) };
-        let owner = Owner { tree: &item.value, api_version: API_VERSION, kind: KIND };
+        // What is written on the way is what the next write stands on.
+        let mut deployment = Arc::clone(&item.value.0);
+        let owner = owner_of(&deployment);
         let selector = owner.selector()?;
         if selector.is_empty() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             self.recorder.event(&owner.reference(), EventType::Warning, "SelectingAll", message);
+            let generation = int_at(owner.tree, &["metadata", "generation"], 0);
+            if int_at(owner.tree, &["status", "observedGeneration"], 0) < generation {
+                let mut status = owner.tree.get("status").and_then(Value::as_object).cloned().unwrap_or_default();
+                status.insert("observedGeneration", generation);
+                self.replace_status(&owner, status.into()).await?;
+            }
             return Ok(None);
         }
         let sets = self.claim_sets(&owner, &selector).await?;
         let mut revisions = Revisions::sort(owner.tree, sets);
         if owner.is_dying() {
-            return self.write_status(&owner, &revisions).await;
+            return self.write_status(&owner, &revisions, false).await;
         }
         let paused = owner.tree.at(&["spec", "paused"]).and_then(Value::as_bool) == Some(true);
-        if paused || revisions.is_scaling(owner.tree) {
-            if !paused {
-                self.sync_new_set(&owner, &mut revisions, false).await?;
-            }
+        let scaling = revisions.is_scaling(owner.tree);
+        if paused || scaling {
+            self.sync_new_set(&mut deployment, &mut revisions, false).await?;
+            let owner = owner_of(&deployment);
             let sizes = scale::proportional(owner.tree, &revisions);
             self.resize(&owner, &mut revisions, sizes).await?;
             if paused {
                 self.clean_up(&owner, &revisions).await?;
             }
-            return self.write_status(&owner, &revisions).await;
+            return self.write_status(&owner, &revisions, false).await;
         }
-        if owner.tree.str_at(&["spec", "strategy", "type"]) == "Recreate" {
-            self.recreate(&owner, &mut revisions).await?;
+        if deployment.str_at(&["spec", "strategy", "type"]) == "Recreate" {
+            self.recreate(&mut deployment, &mut revisions).await?;
         } else {
-            self.sync_new_set(&owner, &mut revisions, true).await?;
+            self.sync_new_set(&mut deployment, &mut revisions, true).await?;
+            let owner = owner_of(&deployment);
             let sizes = scale::rolling(owner.tree, &revisions);
             self.resize(&owner, &mut revisions, sizes).await?;
         }
+        let owner = owner_of(&deployment);
         if status::is_complete(owner.tree, &revisions) {
             self.clean_up(&owner, &revisions).await?;
         }
-        self.write_status(&owner, &revisions).await
+        self.write_status(&owner, &revisions, true).await
     }
 
-    async fn claim_sets(&self, owner: &Owner<'_>, selector: &Selector) -> Result<Vec<Set>, ClientError> {
+    async fn claim_sets(&self, owner: &Owner<'_>, selector: &Selector) -> Result<Vec<Set>, SyncError> {
+        let mut asked = false;
         let api = self.client.namespaced("apps", "v1", "replicasets", owner.namespace());
         let mut claimed = Vec::new();
         for item in self.sets.list_namespace(owner.namespace()) {
@@ -183,6 +194,9 @@ impl Controller {
                 Claim::Ignore => (),
                 Claim::Release => release(&api, &item.key.name, &item.uid, owner.uid()).await?,
                 Claim::Adopt => {
+                    if !std::mem::replace(&mut asked, true) {
+                        owner.may_adopt(&self.client).await?;
+                    }
                     let reference = owner.controller_reference();
                     claimed.push(Set::new(Arc::new(adopt(&api, &item.key.name, &item.uid, reference).await?)));
                 }
@@ -191,8 +205,15 @@ impl Controller {
         Ok(claimed)
     }
 
-    /// Makes sure that the set of the present template exists and carries the newest revision.
-    async fn sync_new_set(&self, owner: &Owner<'_>, revisions: &mut Revisions, create: bool) -> Result<(), SyncError> {
+    /// Makes sure that the set of the present template exists and carries the newest revision, and that the deployment
+    /// says which that is.
+    async fn sync_new_set(
+        &self,
+        deployment: &mut Arc<Value>,
+        revisions: &mut Revisions,
+        create: bool,
+    ) -> Result<(), SyncError> {
+        let owner = owner_of(deployment);
         let api = self.client.namespaced("apps", "v1", "replicasets", owner.namespace());
         let revision = revisions.next_revision();
         if let Some(set) = &revisions.new {
@@ -204,7 +225,7 @@ impl Controller {
             }
         } else if create {
             let size = scale::new_set_size(owner.tree, revisions);
-            let set = revision::new_set(owner, &revision, size)?;
+            let set = revision::new_set(&owner, &revision, size)?;
             match api.create(&set, &WriteOptions::default()).await {
                 Ok(written) => {
                     let name = written.str_at(&["metadata", "name"]).to_owned();
@@ -214,17 +235,32 @@ impl Controller {
                     }
                     self.sets.wait_for(&ObjectKey::new(owner.namespace(), &name), &written).await;
                     revisions.new = Some(Set::new(Arc::new(written)));
+                    revisions.created = true;
                 }
                 Err(error) if error.is_already_exists() => {
-                    self.resolve_collision(owner, &set).await?;
+                    self.resolve_collision(&owner, &set).await?;
                     return Err(error.into());
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) if is_namespace_terminating(&error) => return Err(error.into()),
+                Err(error) => {
+                    self.tell_create_error(&owner, set.str_at(&["metadata", "name"]), &error).await?;
+                    return Err(error.into());
+                }
             }
         } else {
             return Ok(());
         }
-        self.write_revision(owner, &revision).await
+        self.write_revision(deployment, &revision).await
+    }
+
+    /// The new set was refused, perhaps by a quota: the deployment says so.
+    async fn tell_create_error(&self, owner: &Owner<'_>, set: &str, error: &ClientError) -> Result<(), SyncError> {
+        let message = format!("Failed to create new replica set \"{set}\": {error}");
+        self.recorder.event(&owner.reference(), EventType::Warning, "ReplicaSetCreateError", message.as_str());
+        if let Some(status) = status::create_error(owner.tree, &message, &time(self.clock.wall())) {
+            self.replace_status(owner, status).await?;
+        }
+        Ok(())
     }
 
     /// The name is taken by a set of another template: count the collision, which changes the next hash.
@@ -237,16 +273,13 @@ impl Controller {
             return Ok(());
         }
         let count = int_at(owner.tree, &["status", "collisionCount"], 0) + 1;
-        let mut updated = owner.tree.clone();
-        if let Some(map) = updated.as_object_mut() {
-            map.object_mut("status").insert("collisionCount", count);
-        }
-        let deployments = self.client.namespaced("apps", "v1", "deployments", owner.namespace());
-        deployments.replace(owner.name(), "status", &updated, &WriteOptions::default()).await?;
-        Ok(())
+        let mut status = owner.tree.get("status").and_then(Value::as_object).cloned().unwrap_or_default();
+        status.insert("collisionCount", count);
+        self.replace_status(owner, status.into()).await
     }
 
-    async fn write_revision(&self, owner: &Owner<'_>, revision: &str) -> Result<(), SyncError> {
+    async fn write_revision(&self, deployment: &mut Arc<Value>, revision: &str) -> Result<(), SyncError> {
+        let owner = owner_of(deployment);
         if owner.tree.str_at(&["metadata", "annotations", revision::REVISION]) == revision {
             return Ok(());
         }
@@ -258,27 +291,29 @@ impl Controller {
         let api = self.client.namespaced("apps", "v1", "deployments", owner.namespace());
         let written = api.replace(owner.name(), "", &updated, &WriteOptions::default()).await?;
         self.deployments.wait_for(&ObjectKey::new(owner.namespace(), owner.name()), &written).await;
+        *deployment = Arc::new(written);
         Ok(())
     }
 
     /// Waits until no old pod is left, then brings the new set up.
-    async fn recreate(&self, owner: &Owner<'_>, revisions: &mut Revisions) -> Result<(), SyncError> {
-        self.sync_new_set(owner, revisions, false).await?;
+    async fn recreate(&self, deployment: &mut Arc<Value>, revisions: &mut Revisions) -> Result<(), SyncError> {
+        self.sync_new_set(deployment, revisions, false).await?;
         let down = revisions.old.iter().map(|set| (set.name().to_owned(), 0)).collect();
-        self.resize(owner, revisions, down).await?;
+        self.resize(&owner_of(deployment), revisions, down).await?;
         let old_pods = revisions.old.iter().any(|set| {
+            if set.current() > 0 {
+                return true;
+            }
             let pods = self.pods.by_index(crate::context::BY_CONTROLLER, set.tree.str_at(&["metadata", "uid"]));
-            pods.iter().any(|pod| {
-                pod.value.phase != crate::pod::Phase::Failed && pod.value.phase != crate::pod::Phase::Succeeded
-            })
+            pods.iter().any(|pod| !pod.value.is_finished())
         });
         if old_pods {
             return Ok(());
         }
-        self.sync_new_set(owner, revisions, true).await?;
-        let wanted = int_at(owner.tree, &["spec", "replicas"], 1);
+        self.sync_new_set(deployment, revisions, true).await?;
+        let wanted = int_at(deployment, &["spec", "replicas"], 1);
         let up = revisions.new.iter().map(|set| (set.name().to_owned(), wanted)).collect();
-        self.resize(owner, revisions, up).await
+        self.resize(&owner_of(deployment), revisions, up).await
     }
 
     /// Writes the sizes that differ.
@@ -320,21 +355,30 @@ impl Controller {
         Ok(())
     }
 
-    async fn write_status(&self, owner: &Owner<'_>, revisions: &Revisions) -> SyncResult {
+    async fn write_status(&self, owner: &Owner<'_>, revisions: &Revisions, rolling: bool) -> SyncResult {
         let wall = self.clock.wall();
         let now = epoch_seconds(wall);
-        let told = status::decide(owner.tree, revisions, now, &time(wall));
+        let told = status::decide(owner.tree, revisions, rolling, now, &time(wall));
         if let Some(status) = told.status {
-            let mut updated = owner.tree.clone();
-            if let Some(map) = updated.as_object_mut() {
-                map.insert("status", status);
-            }
-            let api = self.client.namespaced("apps", "v1", "deployments", owner.namespace());
-            let written = api.replace(owner.name(), "status", &updated, &WriteOptions::default()).await?;
-            self.deployments.wait_for(&ObjectKey::new(owner.namespace(), owner.name()), &written).await;
+            self.replace_status(owner, status).await?;
         }
         Ok(told.check_again.map(Duration::from_secs))
     }
+
+    async fn replace_status(&self, owner: &Owner<'_>, status: Value) -> Result<(), SyncError> {
+        let mut updated = owner.tree.clone();
+        if let Some(map) = updated.as_object_mut() {
+            map.insert("status", status);
+        }
+        let api = self.client.namespaced("apps", "v1", "deployments", owner.namespace());
+        let written = api.replace(owner.name(), "status", &updated, &WriteOptions::default()).await?;
+        self.deployments.wait_for(&ObjectKey::new(owner.namespace(), owner.name()), &written).await;
+        Ok(())
+    }
+}
+
+fn owner_of(deployment: &Value) -> Owner<'_> {
+    Owner { tree: deployment, api_version: API_VERSION, kind: KIND }
 }
 
 /// The sets of `items` as a rollout sees them (for tests).

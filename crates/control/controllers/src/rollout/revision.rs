@@ -4,7 +4,6 @@
 use super::Set;
 use crate::context::SyncError;
 use crate::workload::{Owner, int_at};
-use skiff_machinery::codec::json;
 use skiff_machinery::{Map, Name, Value, object};
 
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -26,6 +25,8 @@ const NOT_COPIED: [&str; 6] = [
 pub(crate) struct Revisions {
     pub(crate) new: Option<Set>,
     pub(crate) old: Vec<Set>,
+    /// Whether this sync has made the new one.
+    pub(crate) created: bool,
 }
 
 impl Revisions {
@@ -36,7 +37,7 @@ impl Revisions {
         let template = deployment.at(&["spec", "template"]);
         let position = sets.iter().position(|set| same_pod_template(set.tree.at(&["spec", "template"]), template));
         let new = position.map(|position| sets.remove(position));
-        Self { new, old: sets }
+        Self { new, old: sets, created: false }
     }
     /// All sets.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Set> {
@@ -100,22 +101,6 @@ pub(crate) fn same_template(one: &Value, other: &Value) -> bool {
     same_pod_template(one.at(&["spec", "template"]), other.at(&["spec", "template"]))
 }
 
-/// FNV-1a over the template's canonical JSON and the collision count, in the alphabet that upstream uses for names.
-fn template_hash(template: &Value, collisions: i64) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut hash: u32 = 0x811c_9dc5;
-    let mut mix = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-        }
-    };
-    mix(&json::to_vec(template));
-    if collisions > 0 {
-        mix(&collisions.to_le_bytes());
-    }
-    hash.to_string().bytes().map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()])).collect()
-}
-
 fn max_surge(deployment: &Value) -> i64 {
     super::scale::bounds(deployment).max_surge
 }
@@ -124,7 +109,7 @@ fn max_surge(deployment: &Value) -> i64 {
 pub(crate) fn new_set(owner: &Owner<'_>, revision: &str, size: i64) -> Result<Value, SyncError> {
     let deployment = owner.tree;
     let mut template = without_hash(deployment.at(&["spec", "template"]));
-    let hash = template_hash(&template, int_at(deployment, &["status", "collisionCount"], 0));
+    let hash = crate::template::hash(&template, int_at(deployment, &["status", "collisionCount"], 0));
     let template_map =
         template.as_object_mut().ok_or_else(|| SyncError::Object("spec.template is missing".to_owned()))?;
     let labels = template_map.object_mut("metadata").object_mut("labels");
@@ -171,6 +156,19 @@ fn size_annotations(deployment: &Value, annotations: &mut Map) {
     annotations.insert(MAX_REPLICAS, (replicas + max_surge(deployment)).to_string());
 }
 
+/// The history with one more revision; the oldest go when it would be too long.
+fn lengthened(history: &str, revision: &str) -> Option<String> {
+    const LONGEST: usize = 2000;
+    if history.is_empty() {
+        return Some(revision.to_owned());
+    }
+    let mut kept = history;
+    while kept.len() + 1 + revision.len() > LONGEST {
+        kept = kept.split_once(',')?.1;
+    }
+    Some(format!("{kept},{revision}"))
+}
+
 /// What has to change on the new set beside its size; `None` when nothing has.
 pub(crate) fn metadata_patch(deployment: &Value, set: &Set, revision: &str) -> Option<Value> {
     let mut annotations = copied_annotations(deployment);
@@ -180,10 +178,7 @@ pub(crate) fn metadata_patch(deployment: &Value, set: &Set, revision: &str) -> O
         annotations.insert(REVISION, revision);
         if !old_revision.is_empty() {
             let history = set.annotation(REVISION_HISTORY);
-            let known = history.split(',').any(|known| known == old_revision);
-            if !known {
-                let history =
-                    if history.is_empty() { old_revision.to_owned() } else { format!("{history},{old_revision}") };
+            if let Some(history) = lengthened(history, old_revision) {
                 annotations.insert(REVISION_HISTORY, history);
             }
         }

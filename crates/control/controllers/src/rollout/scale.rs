@@ -1,6 +1,7 @@
 //! How large each set should be (`rolling.go`, `sync.go: scale`), pure.
 
-use super::revision::{MAX_REPLICAS, Revisions};
+use super::revision::{DESIRED_REPLICAS, MAX_REPLICAS, Revisions};
+use crate::template::scaled;
 use crate::workload::int_at;
 use skiff_machinery::Value;
 
@@ -11,19 +12,6 @@ pub(crate) struct Bounds {
     pub(crate) max_unavailable: i64,
 }
 
-/// A number or a percentage of `total`; surge rounds up, unavailable down.
-fn resolve(value: Option<&Value>, total: i64, up: bool) -> i64 {
-    match value {
-        Some(Value::Int(number)) => *number,
-        Some(Value::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let scaled = percent.saturating_mul(total);
-            if up { (scaled + 99) / 100 } else { scaled / 100 }
-        }
-        _ => 0,
-    }
-}
-
 /// The deployment's bounds; both zero would never move, so unavailable is then one (`ResolveFenceposts`).
 pub(crate) fn bounds(deployment: &Value) -> Bounds {
     if deployment.str_at(&["spec", "strategy", "type"]) != "RollingUpdate" {
@@ -31,8 +19,8 @@ pub(crate) fn bounds(deployment: &Value) -> Bounds {
     }
     let replicas = int_at(deployment, &["spec", "replicas"], 1);
     let at = |name: &str| deployment.at(&["spec", "strategy", "rollingUpdate", name]);
-    let max_surge = resolve(at("maxSurge"), replicas, true);
-    let mut max_unavailable = resolve(at("maxUnavailable"), replicas, false);
+    let max_surge = scaled(at("maxSurge"), replicas, true).unwrap_or(0);
+    let mut max_unavailable = scaled(at("maxUnavailable"), replicas, false).unwrap_or(0);
     if max_surge == 0 && max_unavailable == 0 {
         max_unavailable = 1;
     }
@@ -77,6 +65,10 @@ fn shrink_old(deployment: &Value, revisions: &Revisions, new_size: i64) -> Vec<(
     let new_unavailable = revisions.new.as_ref().map_or(0, |new| new_size - new.available());
     let mut budget = total(revisions) - least_available - new_unavailable;
     let mut sizes: Vec<(String, i64)> = revisions.old.iter().map(|set| (set.name().to_owned(), set.replicas)).collect();
+    // New pods that are not available yet could not make up for any that goes.
+    if budget <= 0 {
+        return sizes;
+    }
     // Pods that are not available cost nothing to remove.
     for ((_, size), set) in sizes.iter_mut().zip(&revisions.old) {
         if budget <= 0 {
@@ -112,6 +104,7 @@ pub(crate) fn proportional(deployment: &Value, revisions: &Revisions) -> Vec<(St
     // The new set is complete: old ones go.
     if let Some(new) = &revisions.new
         && new.replicas == wanted
+        && new.annotation(DESIRED_REPLICAS).parse() == Ok(wanted)
         && new.available() == wanted
     {
         return revisions.old.iter().map(|set| (set.name().to_owned(), 0)).collect();
@@ -131,7 +124,7 @@ pub(crate) fn proportional(deployment: &Value, revisions: &Revisions) -> Vec<(St
     let whole = left;
     let mut sizes: Vec<(String, i64)> = Vec::new();
     for set in &order {
-        let share = proportion(set, whole, left, wanted + bounds(deployment).max_surge);
+        let share = proportion(deployment, set, whole, left);
         left -= share;
         sizes.push((set.name().to_owned(), set.replicas + share));
     }
@@ -142,11 +135,21 @@ pub(crate) fn proportional(deployment: &Value, revisions: &Revisions) -> Vec<(St
 }
 
 /// A set's part of what is to be added or removed (`GetReplicaSetProportion`).
-fn proportion(set: &super::Set, whole: i64, left: i64, most: i64) -> i64 {
+fn proportion(deployment: &Value, set: &super::Set, whole: i64, left: i64) -> i64 {
     if set.replicas == 0 || whole == 0 || left == 0 {
         return 0;
     }
-    let before: i64 = set.annotation(MAX_REPLICAS).parse().ok().filter(|before| *before > 0).unwrap_or(most);
+    let wanted = int_at(deployment, &["spec", "replicas"], 1);
+    if wanted == 0 {
+        return (-set.replicas).max(left);
+    }
+    let most = wanted + bounds(deployment).max_surge;
+    let known: Option<i64> = set.annotation(MAX_REPLICAS).parse().ok().filter(|before| *before > 0);
+    // Without the annotation the deployment's present size has to do.
+    let before = known.unwrap_or_else(|| int_at(deployment, &["status", "replicas"], 0));
+    if before == 0 {
+        return 0;
+    }
     let target = (set.replicas as f64 * most as f64 / before as f64).round() as i64;
     let share = target - set.replicas;
     if whole > 0 { share.min(left) } else { share.max(left) }
@@ -202,6 +205,14 @@ mod tests {
         let deployment = deployment(4, 1, 0);
         let sizes = step(&deployment, &[set("bad", 1, 2, 0), set("new", 2, 3, 3)]);
         assert_eq!(sizes, [("new".to_owned(), 3), ("bad".to_owned(), 1)], "new is at the surge, one unhealthy may go");
+    }
+
+    #[test]
+    fn nothing_available_goes_while_the_new_pods_are_not() {
+        // Two more than wanted run, but both new ones are unavailable: a broken template must not eat the old pods.
+        let deployment = deployment(4, 2, 0);
+        let sizes = step(&deployment, &[set("old", 1, 4, 4), set("new", 2, 2, 0)]);
+        assert_eq!(sizes, [("new".to_owned(), 2), ("old".to_owned(), 4)]);
     }
 
     #[test]

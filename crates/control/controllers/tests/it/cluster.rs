@@ -175,8 +175,8 @@ impl Cluster {
         }
     }
 
-    /// A node that binds every pod to itself, says that it is ready, and lets it go when it is deleted. A pod that names
-    /// a `test/ends` annotation ends with that exit code instead.
+    /// A node that binds every pod to itself, says that it is ready, and lets it go when it is deleted. A pod with the
+    /// annotation `test/ends: 0,1,never` ends with the exit code for its index instead.
     pub(crate) async fn spawn_node(&self, name: &'static str) {
         let node = object! {
             "metadata": object! { "name": name, "labels": object! { "kubernetes.io/hostname": name } },
@@ -232,8 +232,11 @@ async fn live(pods: &Api, pod: &Value, node: &str, number: u32) -> Result<(), sk
     if bound != node || pod.str_at(&["status", "phase"]) != "Pending" {
         return Ok(());
     }
-    let status = match pod.str_at(&["metadata", "annotations", "test/ends"]) {
-        "" => running(number),
+    let index: usize =
+        pod.str_at(&["metadata", "labels", "batch.kubernetes.io/job-completion-index"]).parse().unwrap_or(0);
+    let codes: Vec<&str> = pod.str_at(&["metadata", "annotations", "test/ends"]).split(',').collect();
+    let status = match codes[index.min(codes.len() - 1)] {
+        "" | "never" => running(number),
         code => ended(code.parse().unwrap()),
     };
     let patch = object! { "metadata": object! { "uid": pod.str_at(&["metadata", "uid"]) }, "status": status };
@@ -270,6 +273,17 @@ pub(crate) fn template(app: &str) -> Value {
         "metadata": object! { "labels": object! { "app": app } },
         "spec": object! { "containers": list![object! { "name": "c", "image": "i" }] },
     }
+}
+
+/// A Job with `spec`, whose pods end as `ends` says.
+pub(crate) fn job(name: &str, ends: &str, spec: Value) -> Value {
+    let mut spec = spec;
+    let template = object! {
+        "metadata": object! { "annotations": object! { "test/ends": ends } },
+        "spec": object! { "restartPolicy": "Never", "containers": list![object! { "name": "c", "image": "i" }] },
+    };
+    spec.as_object_mut().unwrap().insert("template", template);
+    object! { "apiVersion": "batch/v1", "kind": "Job", "metadata": object! { "name": name }, "spec": spec }
 }
 
 /// A Deployment of `replicas` pods.

@@ -3,3 +3,4 @@
 
 mod cluster;
 mod garbage_collection;
+mod jobs;
