@@ -1,0 +1,176 @@
+//! The Common Expression Language: parsing, type checking and evaluation, over trees.
+//!
+//! **Owns** the language and the libraries that Kubernetes adds to it. [`Program::compile`] says what is wrong with an
+//! expression before it is ever used; [`Program::evaluate`] reads values where they are ([`Value`]s with an optional
+//! [`Shape`], which says what a string or a number stands for) and stops when its budget is used up.
+//!
+//! **Must never know** who asks: rules of custom resources, policies and match conditions are callers. Pure: no clock, no
+//! I/O.
+//!
+//! In order: `lexer`, `parser` (macros are expanded here), `signatures` and `check`, `eval` with `functions`.
+//!
+//! Mirrors cel-go and `k8s.io/apiserver/pkg/cel/library` in what an author sees. The cost of an expression is counted as
+//! it runs, with cel-go's weights in the main; upstream also estimates it when a definition is created and refuses what
+//! could become too dear, which is not done here: a rule that is too dear fails when it runs.
+//!
+//! Not here yet: making objects (`Type{...}`), `cel.bind`, the `authorizer` library, `math` and the `base64` encoders.
+
+mod ast;
+mod check;
+mod eval;
+mod functions;
+mod lexer;
+mod parser;
+mod signatures;
+#[cfg(test)]
+mod tests;
+mod types;
+mod value;
+
+use crate::schema::ListKind;
+use crate::value::Value;
+pub use eval::Output;
+use std::fmt;
+
+/// What the values of a place are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum ShapeKind {
+    Bool,
+    Int,
+    Double,
+    String,
+    Bytes,
+    Duration,
+    Timestamp,
+    List,
+    /// With any keys.
+    Map,
+    /// With known fields.
+    Object,
+    /// Nothing is known before it is there.
+    Dyn,
+}
+
+/// A schema, as far as expressions care.
+pub trait Shape: Send + Sync {
+    /// What the values are.
+    fn kind(&self) -> ShapeKind;
+    /// Of items of a list or values of a map.
+    fn item(&self) -> Option<&dyn Shape>;
+    /// The field that expressions know by this name: its name in JSON and its shape.
+    fn field(&self, name: &str) -> Option<(&str, Option<&dyn Shape>)>;
+    /// How a list is compared.
+    fn list(&self) -> &ListKind;
+}
+
+/// A declared variable.
+#[derive(Clone, Copy)]
+pub struct Variable<'s> {
+    /// Its name.
+    pub name: &'s str,
+    /// What it is; `None`: any JSON.
+    pub shape: Option<&'s dyn Shape>,
+    /// Whether it is an optional value.
+    pub optional: bool,
+}
+
+/// A variable's value.
+#[derive(Clone, Copy)]
+pub struct Binding<'v> {
+    /// Its name.
+    pub name: &'v str,
+    /// What is there; `None` only for optional variables, and for others that is `null`.
+    pub value: Option<&'v Value>,
+    /// As it was declared.
+    pub shape: Option<&'v dyn Shape>,
+    /// As it was declared.
+    pub optional: bool,
+}
+
+/// What an expression has to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Wanted {
+    Bool,
+    String,
+    Any,
+}
+
+/// Why an expression cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileError {
+    line: usize,
+    column: usize,
+    what: String,
+    text: String,
+}
+
+impl std::error::Error for CompileError {}
+
+impl fmt::Display for CompileError {
+    /// As cel-go shows it: the place, the line, and a mark below it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, column, what, text } = self;
+        write!(f, "ERROR: <input>:{line}:{column}: {what}\n | {text}\n | {:.>column$}", "^")
+    }
+}
+
+impl CompileError {
+    fn at(source: &str, at: usize, what: String) -> Self {
+        let before = &source[..at.min(source.len())];
+        let line = before.matches('\n').count() + 1;
+        let start = before.rfind('\n').map_or(0, |found| found + 1);
+        let column = before[start..].chars().count() + 1;
+        let text = source[start..].lines().next().unwrap_or_default().to_owned();
+        Self { line, column, what, text }
+    }
+}
+
+/// Why an evaluation gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// The expression's own: a missing key, a division by zero.
+    #[error("{0}")]
+    Failed(String),
+    /// The budget was used up.
+    #[error("operation cancelled: actual cost limit exceeded")]
+    TooDear,
+}
+
+/// A compiled expression.
+#[derive(Debug)]
+pub struct Program {
+    root: ast::Expr,
+    uses: Vec<String>,
+}
+
+impl Program {
+    /// Parses and checks.
+    pub fn compile(source: &str, variables: &[Variable<'_>], wanted: Wanted) -> Result<Self, CompileError> {
+        let root = parser::parse(source)?;
+        let ty = check::Checker::new(source, variables).check(&root)?;
+        let fits = match wanted {
+            Wanted::Any => true,
+            Wanted::Bool => ty.is("bool") || ty.is_dyn(),
+            Wanted::String => ty.is("string") || ty.is_dyn(),
+        };
+        if !fits {
+            let name = if wanted == Wanted::Bool { "bool" } else { "string" };
+            return Err(CompileError::at(source, root.at, format!("must evaluate to {name}")));
+        }
+        let mut uses = Vec::new();
+        eval::names(&root, &mut uses);
+        Ok(Self { root, uses })
+    }
+
+    /// Whether a variable is spoken of.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.uses.iter().any(|used| used == variable)
+    }
+
+    /// Evaluates. What it costs is taken from `budget`.
+    pub fn evaluate(&self, bindings: &[Binding<'_>], budget: &mut u64) -> Result<Output, EvalError> {
+        eval::run(&self.root, bindings, budget)
+    }
+}
