@@ -4,6 +4,7 @@
 mod framing;
 mod hostile;
 mod roundtrip;
+mod rules;
 mod smoke;
 mod structural;
 mod upstream_cases;

@@ -114,8 +114,8 @@ impl Strategy for CustomStrategy {
         errors
     }
 
-    fn validate_update(&self, context: &RequestContext, object: &Value, _: &Value) -> ErrorList {
-        self.errors(context, object)
+    fn validate_update(&self, context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
+        self.schema(&context.info.version).map(|schema| schema.validate_update(object, old)).unwrap_or_default()
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -303,10 +303,6 @@ fn validate_versions(definition: &Value, path: &FieldPath<'_>, errors: &mut Erro
                 match Structural::parse(schema, &schema_path) {
                     Err(found) => {
                         errors.extend(found.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>())
-                    }
-                    Ok(parsed) if parsed.rules() > 0 => {
-                        let detail = "validation rules in CEL are not built into this server yet";
-                        errors.push(FieldError::forbidden(&schema_path.child("x-kubernetes-validations"), detail));
                     }
                     Ok(_) => {}
                 }

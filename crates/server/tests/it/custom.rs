@@ -166,7 +166,7 @@ async fn what_cannot_be_served_is_refused_by_name() {
             ),
             "conversion webhooks are not built",
         ),
-        (with(&[&schema[..], &["x-kubernetes-validations"]].concat(), rule), "validation rules in CEL are not built"),
+        (with(&[&schema[..], &["x-kubernetes-validations"]].concat(), rule), "undefined field 'size'"),
         (
             with(&["spec", "versions", "0", "storage"], false.into()),
             "must have exactly one version marked as storage version",
@@ -177,6 +177,34 @@ async fn what_cannot_be_served_is_refused_by_name() {
         let refused = api.post(DEFINITIONS, &definition).await.expect(422);
         assert!(refused.at(&["message"]).contains(expected), "{expected}: {}", refused.text());
     }
+}
+
+#[tokio::test]
+async fn rules_in_cel_hold() {
+    let api = Api::new().await;
+    Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    let mut ruled = definition();
+    let spec = ruled.as_object_mut().unwrap().object_mut("spec").get_mut("versions").unwrap().as_array_mut().unwrap();
+    let schema = spec[0].as_object_mut().unwrap().object_mut("schema").object_mut("openAPIV3Schema");
+    let spec = schema.object_mut("properties").object_mut("spec");
+    let rules = skiff_machinery::list![
+        object! { "rule": "self.size < 10", "messageExpression": "'size %d is too much'.format([self.size])" },
+        object! { "rule": "self.size >= oldSelf.size", "message": "it cannot shrink", "fieldPath": ".size" },
+    ];
+    spec.insert("x-kubernetes-validations", rules);
+    api.post(DEFINITIONS, &ruled).await.expect(201);
+    until("served", async || api.get(WIDGETS).await.status == 200).await;
+    let refused = api.post(WIDGETS, &widget("a", object! { "size": 11 })).await.expect(422);
+    assert_eq!(
+        refused.at(&["message"]),
+        "Widget.example.com \"a\" is invalid: spec: Invalid value: \"object\": size 11 is too much"
+    );
+    api.post(WIDGETS, &widget("a", object! { "size": 5 })).await.expect(201);
+    let path = format!("{WIDGETS}/a");
+    api.patch(&path, "merge-patch+json", r#"{"spec":{"size":6}}"#).await.expect(200);
+    let refused = api.patch(&path, "merge-patch+json", r#"{"spec":{"size":5}}"#).await.expect(422);
+    assert!(refused.at(&["message"]).contains("spec.size: Invalid value: \"object\": it cannot shrink"), "{}", refused.text());
+    api.patch(&path, "merge-patch+json", r#"{"metadata":{"labels":{"a":"b"}}}"#).await.expect(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

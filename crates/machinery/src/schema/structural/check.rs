@@ -130,7 +130,7 @@ fn complete(schema: &Value, at: &FieldPath<'_>, structure: &Map, path: &FieldPat
 fn default_fits(map: &Map, path: &FieldPath<'_>, errors: &mut ErrorList) {
     let Some(default) = map.get("default").filter(|default| !default.is_null()) else { return };
     let at = path.child("default");
-    let Ok(schema) = Structural::parse(&Value::Object(map.clone()), path) else { return };
+    let Ok(schema) = Structural::parse_part(&Value::Object(map.clone()), path, false) else { return };
     let mut pruned = default.clone();
     if !schema.prune_nested(&mut pruned).is_empty() {
         errors.push(FieldError::invalid(&at, default.clone(), "must not have unknown fields"));
@@ -369,6 +369,7 @@ fn validation_only(schema: &Value, path: &FieldPath<'_>, int_or_string: bool, er
         ("x-kubernetes-list-type", "undefined"),
         ("x-kubernetes-list-map-keys", "undefined"),
         ("x-kubernetes-map-type", "undefined"),
+        ("x-kubernetes-validations", "empty"),
     ] {
         if map.contains_key(key) && !(alternatives && key == "type") {
             errors.push(FieldError::forbidden(&path.child(key), format!("must be {state} to be structural")));

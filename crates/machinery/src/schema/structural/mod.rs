@@ -7,9 +7,11 @@
 //! Mirrors `k8s.io/apiextensions-apiserver/pkg/apiserver/schema` (`convert.go`, `pruning`, `defaulting`, `listtype`),
 //! `pkg/apiserver/validation` and, below it, `k8s.io/kube-openapi/pkg/validation`.
 //!
-//! Not here yet: validation rules in CEL (`x-kubernetes-validations`); whoever accepts a definition asks
-//! [`Structural::rules`] and refuses, or warns about, what it finds. The formats `isbn`, `isbn10`, `isbn13` and
-//! `creditcard` are not checked.
+//! Rules in CEL (`x-kubernetes-validations`) are compiled with the schema and evaluated by [`Structural::validate`] when
+//! nothing else is wrong. An update is only asked about what it changes ([`Structural::validate_update`]).
+//!
+//! Not here yet: rules inside `allOf`, `anyOf`, `oneOf` and `not`; an estimate of what a rule may cost. The formats `isbn`,
+//! `isbn10`, `isbn13` and `creditcard` are not checked.
 
 mod check;
 mod defaulting;
@@ -18,6 +20,7 @@ mod format;
 mod parse;
 mod pattern;
 mod prune;
+mod rules;
 mod to_type;
 mod validate;
 
@@ -86,8 +89,12 @@ struct Node {
     any_of: Vec<Node>,
     one_of: Vec<Node>,
     not: Option<Box<Node>>,
-    /// How many rules in CEL stand at this level.
-    rules: usize,
+    /// Rules in CEL that stand at this level.
+    rules: Vec<rules::Rule>,
+    /// Whether there are rules here or below.
+    ruled: bool,
+    /// The root of a resource: has metadata, whatever its properties say.
+    resource: bool,
     /// At the root: whether anything below is an embedded resource.
     embeds: bool,
 }
@@ -117,6 +124,12 @@ impl Node {
         let found = self.properties.binary_search_by(|(known, _)| known.as_str().cmp(name));
         found.ok().map(|index| &self.properties[index].1)
     }
+    /// Levels directly below, value validations included.
+    fn children(&self) -> impl Iterator<Item = &Node> {
+        let properties = self.properties.iter().map(|(_, node)| node);
+        let single = [self.additional.node(), self.items.as_deref(), self.not.as_deref()].into_iter().flatten();
+        properties.chain(single).chain(&self.all_of).chain(&self.any_of).chain(&self.one_of)
+    }
     /// The schema of a key: its own, or that of additional ones. The outer `None`: the key is unknown.
     fn key(&self, name: &str) -> Option<Option<&Node>> {
         match self.property(name) {
@@ -124,22 +137,6 @@ impl Node {
             None if self.additional.is_absent() => None,
             None => Some(self.additional.node()),
         }
-    }
-    /// Levels directly below, value validations included.
-    fn children(&self) -> impl Iterator<Item = &Node> {
-        let properties = self.properties.iter().map(|(_, node)| node);
-        let single = [self.additional.node(), self.items.as_deref(), self.not.as_deref()].into_iter().flatten();
-        properties.chain(single).chain(&self.all_of).chain(&self.any_of).chain(&self.one_of)
-    }
-}
-
-impl Structural {
-    /// How many validation rules in CEL the schema has, at all levels.
-    pub fn rules(&self) -> usize {
-        fn count(node: &Node) -> usize {
-            node.rules + node.children().map(count).sum::<usize>()
-        }
-        count(&self.0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `JSONSchemaProps` to [`Structural`].
 
-use super::{Additional, JsonType, Limits, Node, Structural, pattern};
+use super::{Additional, JsonType, Limits, Node, Structural, pattern, rules};
 use crate::error::{ErrorList, FieldError};
 use crate::field::FieldPath;
 use crate::schema::ListKind;
@@ -13,9 +13,19 @@ impl Structural {
     /// Parses the value of `openAPIV3Schema`, which was decoded over its built-in type already. The errors are those
     /// that make the schema unusable; [`check`](super::check) finds what upstream forbids besides.
     pub fn parse(schema: &Value, path: &FieldPath<'_>) -> Result<Self, ErrorList> {
+        Self::parse_part(schema, path, true)
+    }
+
+    /// The same for a part of a schema: `resource` says whether it is the whole of one.
+    pub(super) fn parse_part(schema: &Value, path: &FieldPath<'_>, resource: bool) -> Result<Self, ErrorList> {
         let mut errors = ErrorList::new();
         let mut node = node(schema, path, 0, &mut errors);
         node.embeds = node.has_embedded();
+        node.resource = resource;
+        if errors.is_empty() {
+            rules::compile(schema, &mut node, true, path, &mut errors);
+            rules::mark(&mut node);
+        }
         if errors.is_empty() { Ok(Self(node.into())) } else { Err(errors) }
     }
 }
@@ -77,7 +87,9 @@ fn node(schema: &Value, path: &FieldPath<'_>, level: usize, errors: &mut ErrorLi
         one_of: children("oneOf", errors),
         not: child("not", errors),
         embeds: false,
-        rules: map.get("x-kubernetes-validations").and_then(Value::as_array).map_or(0, <[Value]>::len),
+        rules: Vec::new(),
+        ruled: false,
+        resource: false,
     }
 }
 

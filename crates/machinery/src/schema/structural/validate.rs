@@ -1,7 +1,7 @@
 //! Checking values (`k8s.io/kube-openapi/pkg/validation/validate`, whose results
 //! `apiextensions-apiserver/pkg/apiserver/validation/validation.go` turns into field errors).
 
-use super::{Additional, JsonType, Limits, Node, Structural, embedded, format};
+use super::{Additional, JsonType, Limits, Node, Structural, embedded, format, rules};
 use crate::codec::json;
 use crate::codec::scalar::go_float;
 use crate::error::{ErrorList, FieldError};
@@ -13,12 +13,32 @@ use std::collections::HashMap;
 impl Structural {
     /// Every mistake in an object, `metadata` excepted. Errors stand in the order of field names.
     pub fn validate(&self, object: &Value) -> ErrorList {
+        self.mistakes(object, None)
+    }
+
+    /// The same for a changed object. What is as it was in `old` is not looked at again, so an object that was stored
+    /// under an older schema can still be worked with (`ratcheting.go`); rules that speak of `oldSelf` always are.
+    pub fn validate_update(&self, object: &Value, old: &Value) -> ErrorList {
+        self.mistakes(object, Some(old))
+    }
+
+    fn mistakes(&self, object: &Value, old: Option<&Value>) -> ErrorList {
         let mut found = Findings::default();
-        found.value("", object, &self.0);
+        found.value("", object, old, &self.0);
         if self.0.embeds {
             embedded::type_meta(object, &self.0, "", &mut found.errors);
         }
-        lists("", object, &self.0, &mut found.errors);
+        let mut before = ErrorList::new();
+        if let Some(old) = old {
+            lists("", old, &self.0, &mut before);
+        }
+        if before.is_empty() {
+            lists("", object, &self.0, &mut found.errors);
+        }
+        // Rules may count on everything else (`customResourceStrategy.Validate`).
+        if found.errors.is_empty() {
+            found.errors = self.check_rules(object, old);
+        }
         found.errors
     }
 }
@@ -32,12 +52,12 @@ struct Findings {
 }
 
 /// An error at a path that is text already.
-fn at(path: &str, make: impl FnOnce(&FieldPath<'_>) -> FieldError) -> FieldError {
+pub(super) fn at(path: &str, make: impl FnOnce(&FieldPath<'_>) -> FieldError) -> FieldError {
     if path.is_empty() { make(&FieldPath::new("<nil>")) } else { make(&FieldPath::new(path)) }
 }
 
 /// `spec.list[0].name`.
-fn below(path: &str, name: &str) -> String {
+pub(super) fn below(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
@@ -51,7 +71,7 @@ fn as_float(value: &Value) -> Option<f64> {
 }
 
 impl JsonType {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Object => "object",
             Self::Array => "array",
@@ -61,7 +81,7 @@ impl JsonType {
             Self::Boolean => "boolean",
         }
     }
-    fn of(value: &Value) -> &'static str {
+    pub(super) fn of(value: &Value) -> &'static str {
         match value {
             Value::Null => "null",
             Value::Bool(_) => "boolean",
@@ -94,7 +114,10 @@ impl Findings {
         self.matches += other.matches;
     }
 
-    fn value(&mut self, path: &str, value: &Value, node: &Node) {
+    fn value(&mut self, path: &str, value: &Value, old: Option<&Value>, node: &Node) {
+        if old == Some(value) {
+            return;
+        }
         let before = self.errors.len();
         self.type_and_format(path, value, node);
         if !value.is_null() {
@@ -102,13 +125,13 @@ impl Findings {
             match value {
                 Value::String(text) => self.text(path, text, node),
                 Value::Int(_) | Value::Float(_) => self.number(path, value, node),
-                Value::Array(items) => self.list(path, items, node),
+                Value::Array(items) => self.list(path, items, old, node),
                 _ => {}
             }
         }
         self.allowed(path, value, &node.limits);
         if let Value::Object(map) = value {
-            self.object(path, map, node);
+            self.object(path, map, old, node);
         }
         if self.errors.len() == before {
             self.matches += 1;
@@ -200,10 +223,16 @@ impl Findings {
         }
     }
 
-    fn list(&mut self, path: &str, items: &[Value], node: &Node) {
+    fn list(&mut self, path: &str, items: &[Value], old: Option<&Value>, node: &Node) {
         if let Some(child) = &node.items {
+            let old = old.and_then(Value::as_array);
             for (index, item) in items.iter().enumerate() {
-                self.value(&format!("{path}[{index}]"), item, child);
+                // Only keys tell which item is which.
+                let old = match (&node.list, old) {
+                    (ListKind::Map(keys), Some(old)) => rules::same_item(keys, item, Some(child), old),
+                    _ => None,
+                };
+                self.value(&format!("{path}[{index}]"), item, old, child);
             }
         }
         let count = i64::try_from(items.len()).unwrap_or(i64::MAX);
@@ -236,7 +265,7 @@ impl Findings {
         self.add(path, |path| FieldError::not_supported_in_order(path, value.clone(), &texts));
     }
 
-    fn object(&mut self, path: &str, map: &Map, node: &Node) {
+    fn object(&mut self, path: &str, map: &Map, old: Option<&Value>, node: &Node) {
         let count = i64::try_from(map.len()).unwrap_or(i64::MAX);
         if let Some(min) = node.limits.min_properties.filter(|min| count < *min) {
             let detail = format!("{path} in body should have at least {min} properties");
@@ -251,9 +280,10 @@ impl Findings {
             }
         }
         for (name, value) in map.iter() {
+            let old = old.and_then(|old| old.get(name));
             match (node.property(name), &node.additional) {
-                (Some(child), _) => self.value(&below(path, name), value, child),
-                (None, Additional::Node(child)) => self.value(&below(path, name), value, child),
+                (Some(child), _) => self.value(&below(path, name), value, old, child),
+                (None, Additional::Node(child)) => self.value(&below(path, name), value, old, child),
                 (None, Additional::Bool(false)) => {
                     let name = below(path, name);
                     let detail = format!("{name} in body is a forbidden property");
@@ -289,7 +319,7 @@ impl Findings {
             let mut valid = 0;
             for schema in &node.all_of {
                 let mut result = Self::default();
-                result.value(path, value, schema);
+                result.value(path, value, None, schema);
                 valid += usize::from(result.errors.is_empty());
                 self.merge(result);
             }
@@ -300,7 +330,7 @@ impl Findings {
         }
         if let Some(not) = &node.not {
             let mut result = Self::default();
-            result.value(path, value, not);
+            result.value(path, value, None, not);
             if result.errors.is_empty() {
                 self.composition(format!("{} must not validate the schema (not)", quoted()));
             }
@@ -313,7 +343,7 @@ fn alternatives(path: &str, value: &Value, schemas: &[Node], stop_at_first: bool
     let (mut valid, mut best) = (0, None::<Findings>);
     for schema in schemas {
         let mut result = Findings::default();
-        result.value(path, value, schema);
+        result.value(path, value, None, schema);
         if result.errors.is_empty() {
             valid += 1;
             if stop_at_first {
