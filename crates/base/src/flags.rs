@@ -92,16 +92,23 @@ pub struct Served {
     pub help: &'static str,
     /// Type and default of a flag that upstream does not have.
     own: Option<(&'static str, &'static str)>,
+    /// What holds when it is not given, where that is not upstream's default.
+    holds: Option<&'static str>,
 }
 
 impl Served {
     /// One of upstream's.
     pub const fn upstream(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, own: None }
+        Self { name, help, own: None, holds: None }
     }
     /// One of ours: `kind` is Go's name of its type.
     pub const fn own(name: &'static str, kind: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self { name, help, own: Some((kind, default)) }
+        Self { name, help, own: Some((kind, default)), holds: None }
+    }
+    /// The same, with what holds when it is not given; for people.
+    #[must_use]
+    pub const fn holding(self, default: &'static str) -> Self {
+        Self { holds: Some(default), ..self }
     }
     /// Whether upstream does not have it.
     pub const fn is_own(&self) -> bool {
@@ -115,12 +122,15 @@ impl Served {
 /// Every component logs.
 const VERBOSITY: Flag = Flag { name: "v", kind: "Level", default: "0" };
 
-/// The flags of a component that are served, each with its type and default. A name that upstream does not have is a
+/// The flags of a component that are served, each with its type and what holds when it is not given. A name that upstream does not have is a
 /// mistake in the table; it is left out, and a test finds it.
 pub fn served(component: Component, served: &[Served]) -> Vec<(Flag, Served)> {
     let upstream: BTreeMap<&'static str, Flag> = component.flags().map(|flag| (flag.name, flag)).collect();
-    let find = |one: &Served| one.flag().or_else(|| upstream.get(one.name).copied());
-    served.iter().filter_map(|one| Some((find(one)?, *one))).collect()
+    let find = |one: &Served| {
+        let flag = one.flag().or_else(|| upstream.get(one.name).copied())?;
+        Some((Flag { default: one.holds.unwrap_or(flag.default), ..flag }, *one))
+    };
+    served.iter().filter_map(find).collect()
 }
 
 /// What `--help` says: each flag with its type and default, then what it does.

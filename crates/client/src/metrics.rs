@@ -112,9 +112,14 @@ impl ClientMetrics {
         }
     }
 
-    /// Shows whether a candidate leads.
+    /// Shows whether a candidate leads; said again of the same one, as by a component that is started again, it changes
+    /// nothing.
     pub fn leading(&self, elector: &Arc<LeaderElector>) {
-        self.probes.electors.lock().push(Arc::downgrade(elector));
+        let elector = Arc::downgrade(elector);
+        let mut electors = self.probes.electors.lock();
+        if !electors.iter().any(|known| known.ptr_eq(&elector)) {
+            electors.push(elector);
+        }
     }
 
     /// `transport` with its requests counted; `host` is the address of the server.

@@ -6,11 +6,14 @@ mod cleanup;
 mod components;
 mod config;
 mod dns;
+#[cfg(test)]
+mod documents;
 mod image;
 mod inprocess;
 mod keep;
 mod node_images;
 mod node_network;
+mod node_runtime;
 mod ports;
 mod preflight;
 mod progress;

@@ -4,9 +4,9 @@
 //! data directory; then keys; then the API server, which binds its port before it reads anything; then what talks to it.
 
 use crate::components::alone::give_back;
-use crate::components::serving::Parts;
-use crate::components::{controller_manager, proxy, scheduler};
-use crate::config::{Config, Flags, Node};
+use crate::components::serving::Telling;
+use crate::components::{Election, controller_manager, proxy, scheduler};
+use crate::config::{Config, Controllers, Flags, Node};
 use crate::inprocess::Door;
 use crate::keep::keep;
 use crate::preflight::{self, ThisMachine};
@@ -172,56 +172,80 @@ impl Plane {
         Ok(plane)
     }
 
-    fn elector(&self, client: &Client, election: Option<&crate::components::Election>) -> Option<Arc<LeaderElector>> {
+    fn elector(&self, client: &Client, election: Option<&Election>, telling: &Telling) -> Option<Arc<LeaderElector>> {
         let election = election?;
         let leases = client.namespaced("coordination.k8s.io", "v1", "leases", &election.namespace);
         let clock = Arc::clone(&self.clock);
-        Some(Arc::new(LeaderElector::new(leases, &election.name, &self.identity, election.timing, clock)))
+        let elector = Arc::new(LeaderElector::new(leases, &election.name, &self.identity, election.timing, clock));
+        telling.watch(&elector);
+        Some(elector)
     }
 
-    /// Health and metrics of a component in this process, whose callers are reviewed under its own name.
-    fn parts(&self, client: &Client, elector: Option<&Arc<LeaderElector>>) -> anyhow::Result<Parts> {
+    /// A component of this process on its way: what it tells, and the door at which its requests are counted.
+    fn component(&self) -> (Telling, Door) {
+        let telling = Telling::new(&self.clock);
+        let host = self.url().trim_start_matches("https://").to_owned();
+        let door = self.door.counted(&telling.client, host, &self.clock);
+        (telling, door)
+    }
+
+    /// Who is let to a component's server is asked under its own name.
+    fn delegated(&self, client: &Client) -> anyhow::Result<Delegated> {
         let ca = ClientCa::Pem(self.pki.ca.clone().into_bytes());
-        let delegated = Delegated::new(client.clone(), client.clone(), ca, Arc::clone(&self.clock))?;
-        Ok(Parts::new(delegated, elector, &self.clock))
+        Ok(Delegated::new(client.clone(), client.clone(), ca, Arc::clone(&self.clock))?)
     }
 
     /// Starts scheduler and controllers, and gives the leases that are to be given back.
     fn spawn_control(&self, owner: &Supervisor) -> anyhow::Result<Vec<Arc<LeaderElector>>> {
-        let mut electors = Vec::new();
-        let clock = &self.clock;
         let _on_its_threads = owner.runtime().enter();
-        if let Some(options) = &self.config.scheduler {
-            let client = self.door.client("system:kube-scheduler", &[], "kube-scheduler");
-            let elector = self.elector(&client, options.election.as_ref());
-            options.serving.spawn("kube-scheduler", self.parts(&client, elector.as_ref())?, clock, owner)?;
-            electors.extend(elector.clone());
-            let run_clock = Arc::clone(clock);
-            keep(owner, "kube-scheduler", clock, move |run| {
-                scheduler::spawn(client.clone(), elector.clone(), &run_clock, &run);
-                std::future::ready(Ok(()))
-            });
-        }
-        if let Some(controllers) = &self.config.controllers {
-            let client = self.door.client("system:kube-controller-manager", &[], "kube-controller-manager");
-            let elector = self.elector(&client, controllers.options.election.as_ref());
-            let parts = self.parts(&client, elector.as_ref())?;
-            controllers.options.serving.spawn("kube-controller-manager", parts, clock, owner)?;
-            electors.extend(elector.clone());
-            let setup = controller_manager::Setup {
-                clients: Arc::new(self.door.clone()),
-                ranges: controllers.ranges.clone(),
-                root_ca: self.pki.ca.as_str().into(),
-                terminated_pods: controllers.options.terminated_pods,
-                elector,
-                clock: Arc::clone(clock),
-            };
-            keep(owner, "kube-controller-manager", clock, move |run| {
-                controller_manager::spawn(&setup, &run);
-                std::future::ready(Ok(()))
-            });
-        }
-        Ok(electors)
+        let scheduler = self.config.scheduler.as_ref().map(|options| self.spawn_scheduler(options, owner));
+        let controllers =
+            self.config.controllers.as_ref().map(|controllers| self.spawn_controllers(controllers, owner));
+        let electors = [scheduler.transpose()?, controllers.transpose()?];
+        Ok(electors.into_iter().flatten().flatten().collect())
+    }
+
+    fn spawn_scheduler(
+        &self,
+        options: &scheduler::Options,
+        owner: &Supervisor,
+    ) -> anyhow::Result<Option<Arc<LeaderElector>>> {
+        let (telling, door) = self.component();
+        let client = door.client("system:kube-scheduler", &[], "kube-scheduler");
+        let elector = self.elector(&client, options.election.as_ref(), &telling);
+        options.serving.spawn("kube-scheduler", &telling, self.delegated(&client)?, &self.clock, owner)?;
+        let (started, clock) = (elector.clone(), Arc::clone(&self.clock));
+        keep(owner, "kube-scheduler", &self.clock, move |run| {
+            scheduler::spawn(client.clone(), started.clone(), &clock, &run);
+            std::future::ready(Ok(()))
+        });
+        Ok(elector)
+    }
+
+    fn spawn_controllers(
+        &self,
+        controllers: &Controllers,
+        owner: &Supervisor,
+    ) -> anyhow::Result<Option<Arc<LeaderElector>>> {
+        let (telling, door) = self.component();
+        let client = door.client("system:kube-controller-manager", &[], "kube-controller-manager");
+        let options = &controllers.options;
+        let elector = self.elector(&client, options.election.as_ref(), &telling);
+        options.serving.spawn("kube-controller-manager", &telling, self.delegated(&client)?, &self.clock, owner)?;
+        let setup = controller_manager::Setup {
+            clients: Arc::new(door),
+            ranges: controllers.ranges.clone(),
+            root_ca: self.pki.ca.as_str().into(),
+            terminated_pods: options.terminated_pods,
+            elector: elector.clone(),
+            metrics: Arc::clone(&telling.client),
+            clock: Arc::clone(&self.clock),
+        };
+        keep(owner, "kube-controller-manager", &self.clock, move |run| {
+            controller_manager::spawn(&setup, &run);
+            std::future::ready(Ok(()))
+        });
+        Ok(elector)
     }
 
     /// Starts kubelet, proxy and DNS, and gives what the kubelet's server shows.
@@ -263,7 +287,7 @@ impl Plane {
         // Started on the node's own threads, so that all its tasks live there.
         let (clock, tasks) = (Arc::clone(&self.clock), owner.clone());
         let started = owner.runtime().spawn(async move { agent::start(config, client, serving, &clock, &tasks).await });
-        started.await.context("starting the node")??;
+        let own_image = started.await.context("starting the node")??;
         if let Some(options) = &node.proxy {
             let client = self.door.client("system:kube-proxy", &[], "kube-proxy");
             let options = Arc::new(options.clone());
@@ -276,16 +300,16 @@ impl Plane {
             });
         }
         if node.dns {
-            self.install_dns().await?;
+            self.install_dns(&own_image).await?;
         }
         Ok((pair, identity))
     }
 
-    async fn install_dns(&self) -> anyhow::Result<()> {
+    async fn install_dns(&self, image: &str) -> anyhow::Result<()> {
         let client = self.door.client("system:admin", &["system:masters"], "skiff");
         let api = SocketAddr::new(self.config.advertise, self.address.port()).to_string();
         let dns = self.config.dns_ip.to_string();
-        addons::install_dns(&client, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
+        addons::install_dns(&client, image, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
     }
 
     /// Where people and components on this machine reach the API server.

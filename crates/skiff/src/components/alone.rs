@@ -3,7 +3,7 @@
 //! Flags to options, then clients, then the same start that the server uses; at the end tasks are ended and leases given
 //! back, so that another one need not wait.
 
-use super::serving::{self, Parts, Serving};
+use super::serving::{self, Serving, Telling};
 use super::{
     Election, Place, Said, Spec, accounts::Accounts, controller_manager, kubelet, log_directives, proxy, scheduler,
 };
@@ -133,15 +133,18 @@ struct Alone {
     owner: Supervisor,
     /// Of the component itself.
     run: Supervisor,
+    telling: Telling,
 }
 
 async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let owner = Supervisor::new(name);
     let kubeconfig = Kubeconfig::load(&path)?;
-    let client = client(&kubeconfig, name, &owner)?;
+    let telling = Telling::new(&clock);
+    let transport = counted(&kubeconfig, &telling, &clock, &owner)?;
+    let client = Client::new(transport, &user_agent(name));
     let run = owner.child(name);
-    let alone = Alone { name, kubeconfig, client, clock, owner, run };
+    let alone = Alone { name, kubeconfig, client, clock, owner, run, telling };
     let begun = alone.clock.now();
     alone.reach().await;
     let elector = match options {
@@ -166,9 +169,19 @@ async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::R
     Ok(())
 }
 
-fn client(kubeconfig: &Kubeconfig, name: &str, owner: &Supervisor) -> anyhow::Result<Client> {
-    let transport = kubeconfig.transport(owner)?;
-    Ok(Client::new(transport, &format!("{name}/v{}", env!("CARGO_PKG_VERSION"))))
+fn user_agent(name: &str) -> String {
+    format!("{name}/v{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// A transport whose requests are counted.
+fn counted(
+    kubeconfig: &Kubeconfig,
+    telling: &Telling,
+    clock: &SharedClock,
+    owner: &Supervisor,
+) -> anyhow::Result<Arc<dyn Transport>> {
+    let host = kubeconfig.server().trim_start_matches("https://");
+    Ok(telling.client.measure(kubeconfig.transport(owner)?, host, Arc::clone(clock)))
 }
 
 /// Gives a lease back, so that whoever runs elsewhere need not wait for its end; when that cannot be told, they wait.
@@ -213,14 +226,17 @@ impl Alone {
         let leases = self.client.namespaced("coordination.k8s.io", "v1", "leases", &election.namespace);
         let identity = format!("{}_{}", host_name(), uuid::Uuid::new_v4());
         let clock = Arc::clone(&self.clock);
-        Some(Arc::new(LeaderElector::new(leases, &election.name, &identity, election.timing, clock)))
+        let elector = Arc::new(LeaderElector::new(leases, &election.name, &identity, election.timing, clock));
+        self.telling.watch(&elector);
+        Some(elector)
     }
 
     /// Health and metrics, whose callers are reviewed as other kubeconfigs say, or as this component.
-    fn spawn_serving(&self, serving: &Serving, elector: Option<&Arc<LeaderElector>>) -> anyhow::Result<()> {
-        let reviewer = |path: &Option<PathBuf>| match path {
-            None => Ok(self.client.clone()),
-            Some(path) => client(&Kubeconfig::load(path)?, self.name, &self.owner),
+    fn spawn_serving(&self, serving: &Serving) -> anyhow::Result<()> {
+        let reviewer = |path: &Option<PathBuf>| -> anyhow::Result<Client> {
+            let Some(path) = path else { return Ok(self.client.clone()) };
+            let transport = counted(&Kubeconfig::load(path)?, &self.telling, &self.clock, &self.owner)?;
+            Ok(Client::new(transport, &user_agent(self.name)))
         };
         let ca = match &serving.client_ca {
             None => ClientCa::FromCluster,
@@ -229,8 +245,7 @@ impl Alone {
         let (authentication, authorization) = (reviewer(&serving.authentication)?, reviewer(&serving.authorization)?);
         let delegated = Delegated::new(authentication, authorization, ca, Arc::clone(&self.clock))
             .context("--client-ca-file holds no usable authority")?;
-        let parts = Parts::new(delegated, elector, &self.clock);
-        if let Some(port) = serving.spawn(self.name, parts, &self.clock, &self.run)? {
+        if let Some(port) = serving.spawn(self.name, &self.telling, delegated, &self.clock, &self.run)? {
             tracing::info!(component = self.name, port, "serving health and metrics");
         }
         Ok(())
@@ -238,16 +253,16 @@ impl Alone {
 
     fn scheduler(&self, options: &scheduler::Options) -> anyhow::Result<Option<Arc<LeaderElector>>> {
         let elector = self.elector(options.election.as_ref());
-        self.spawn_serving(&options.serving, elector.as_ref())?;
+        self.spawn_serving(&options.serving)?;
         scheduler::spawn(self.client.clone(), elector.clone(), &self.clock, &self.run);
         Ok(elector)
     }
 
     fn controller_manager(&self, options: &controller_manager::Options) -> anyhow::Result<Option<Arc<LeaderElector>>> {
         let elector = self.elector(options.election.as_ref());
-        self.spawn_serving(&options.serving, elector.as_ref())?;
-        let anonymous: Option<Arc<dyn Transport>> =
-            options.own_accounts.then(|| self.kubeconfig.without_user().transport(&self.owner)).transpose()?;
+        self.spawn_serving(&options.serving)?;
+        let anonymous = || counted(&self.kubeconfig.without_user(), &self.telling, &self.clock, &self.owner);
+        let anonymous = options.own_accounts.then(anonymous).transpose()?;
         let root_ca = match &options.root_ca {
             Some(path) => String::from_utf8(read(path)?).context("--root-ca-file is not PEM")?,
             None => String::from_utf8_lossy(self.kubeconfig.authority().unwrap_or_default()).into_owned(),
@@ -260,6 +275,7 @@ impl Alone {
             root_ca: root_ca.into(),
             terminated_pods: options.terminated_pods,
             elector: elector.clone(),
+            metrics: Arc::clone(&self.telling.client),
             clock: Arc::clone(&self.clock),
         };
         controller_manager::spawn(&setup, &self.run);
@@ -303,7 +319,7 @@ impl Alone {
             cluster_cidrs: options.cluster_cidrs,
             static_pods: options.static_pods,
         };
-        agent::start(config, self.client.clone(), serving, &self.clock, &self.run).await
+        agent::start(config, self.client.clone(), serving, &self.clock, &self.run).await.map(drop)
     }
 }
 

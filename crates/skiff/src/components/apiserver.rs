@@ -22,8 +22,9 @@ const OWN: &[Entry] = &[
     Entry {
         served: Served::upstream(
             "anonymous-auth",
-            "false: nobody without a credential. true: as upstream, RBAC decides. Unless said: health, version and what joining needs.",
-        ),
+            "Requests without a credential. true: as upstream, RBAC decides; false: none.",
+        )
+        .holding("health, version, what joining needs"),
         server: InServer::Same,
         only: None,
     },

@@ -6,6 +6,7 @@ use crate::usage::note;
 use skiff_base::clock::SharedClock;
 use skiff_base::flags::Component;
 use skiff_base::task::Supervisor;
+use skiff_client::ClientMetrics;
 use skiff_client::leader::LeaderElector;
 use skiff_controllers::context::Clients;
 use skiff_controllers::manager;
@@ -113,6 +114,7 @@ pub(crate) struct Setup {
     pub(crate) root_ca: Arc<str>,
     pub(crate) terminated_pods: usize,
     pub(crate) elector: Option<Arc<LeaderElector>>,
+    pub(crate) metrics: Arc<ClientMetrics>,
     pub(crate) clock: SharedClock,
 }
 
@@ -125,5 +127,5 @@ pub(crate) fn spawn(setup: &Setup, supervisor: &Supervisor) {
         terminated_pod_gc_threshold: setup.terminated_pods,
         clock: Arc::clone(&setup.clock),
     };
-    manager::spawn(Arc::clone(&setup.clients), config, supervisor);
+    manager::spawn_measured(Arc::clone(&setup.clients), config, Arc::clone(&setup.metrics), supervisor);
 }

@@ -19,15 +19,20 @@ const OWN: &[Entry] = &[
         "Port of the kubelet's server. A default that is taken moves to a free port, which the node's status says.",
     ),
     flag("address", "Address of the kubelet's server."),
-    of_server(
-        "container-runtime-endpoint",
-        "container-runtime-endpoint",
-        "CRI socket of another runtime. The embedded one runs the containers when it is not said.",
-    ),
+    Entry {
+        served: Served::upstream("container-runtime-endpoint", "CRI socket of another runtime.")
+            .holding("the embedded runtime"),
+        server: InServer::Flag("container-runtime-endpoint"),
+        only: None,
+    },
     of_server("pod-manifest-path", "pod-manifest-path", "Directory of static pods."),
     of_server("cluster-domain", "cluster-domain", "Domain of the cluster's DNS names."),
     flag("cluster-dns", "Addresses of the cluster's DNS. In skiff server: that of its own DNS unless said."),
-    alone("root-dir", "Where volumes and records of pods are; DATA-DIR/kubelet when it is not said."),
+    Entry {
+        served: Served::upstream("root-dir", "Where volumes and records of pods are.").holding("DATA-DIR/kubelet"),
+        server: InServer::Never,
+        only: None,
+    },
     flag("node-labels", "Labels of the node beside the usual: key=value."),
     flag("max-pods", "Most pods."),
     flag("cgroup-root", "Root of the pods' cgroups; /kubepods when absent."),

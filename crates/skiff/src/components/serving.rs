@@ -11,6 +11,7 @@ use skiff_base::health::{Health, Part};
 use skiff_base::metrics::{Collect, Kind, ProcessMetrics, Registry, Text};
 use skiff_base::pki::{self, Pair};
 use skiff_base::task::Supervisor;
+use skiff_client::ClientMetrics;
 use skiff_client::delegated::{Delegated, Denied};
 use skiff_client::leader::LeaderElector;
 use skiff_net::server::{Options as NetOptions, Server};
@@ -69,11 +70,12 @@ impl Serving {
         }
     }
 
-    /// Listens and serves. Gives the port.
+    /// Listens and serves to those whom `delegated` lets. Gives the port.
     pub(crate) fn spawn(
         &self,
         name: &'static str,
-        parts: Parts,
+        telling: &Telling,
+        delegated: Delegated,
         clock: &SharedClock,
         supervisor: &Supervisor,
     ) -> anyhow::Result<Option<u16>> {
@@ -87,9 +89,9 @@ impl Serving {
             options.max_streams = streams;
         }
         let service = ComponentServer {
-            health: parts.health,
-            metrics: parts.metrics,
-            delegated: parts.delegated,
+            health: Arc::clone(&telling.health),
+            metrics: Arc::clone(&telling.metrics),
+            delegated,
             always_allow: self.always_allow.clone(),
         };
         Server::tls(listener, config, Arc::new(service), options, Arc::clone(clock)).spawn(supervisor, name);
@@ -140,27 +142,30 @@ pub(crate) fn identity(
     Ok(Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?)
 }
 
-/// What a component tells.
-pub(crate) struct Parts {
+/// What a component tells of itself.
+#[derive(Clone)]
+pub(crate) struct Telling {
     pub(crate) health: Arc<Health>,
-    pub(crate) metrics: Arc<Registry>,
-    /// Who may ask for more than health.
-    pub(crate) delegated: Delegated,
+    metrics: Arc<Registry>,
+    /// Its clients, queues and elections.
+    pub(crate) client: Arc<ClientMetrics>,
 }
 
-impl Parts {
-    /// Health and metrics that every component has: the process, the release, and whether it leads.
-    pub(crate) fn new(delegated: Delegated, elector: Option<&Arc<LeaderElector>>, clock: &SharedClock) -> Self {
-        let health = Arc::new(Health::new());
+impl Telling {
+    /// What every component tells: the process, the release, its clients.
+    pub(crate) fn new(clock: &SharedClock) -> Self {
         let metrics = Arc::new(Registry::new());
         metrics.register(Arc::new(ProcessMetrics::new(clock.wall())));
         metrics.register(Arc::new(BuildInfo));
-        if let Some(elector) = elector {
-            let watched = Arc::clone(elector);
-            health.add("leaderElection", Part::Live, Arc::new(move || watched.check()));
-            metrics.register(Arc::new(Leading(Arc::clone(elector))));
-        }
-        Self { health, metrics, delegated }
+        let client = ClientMetrics::register(&metrics);
+        Self { health: Arc::new(Health::new()), metrics, client }
+    }
+
+    /// Whether it leads, and whether its election is well.
+    pub(crate) fn watch(&self, elector: &Arc<LeaderElector>) {
+        self.client.leading(elector);
+        let watched = Arc::clone(elector);
+        self.health.add("leaderElection", Part::Live, Arc::new(move || watched.check()));
     }
 }
 
@@ -177,15 +182,6 @@ impl Collect for BuildInfo {
         let help = "A metric with a constant '1' value labeled by major, minor, git version and platform.";
         out.family("kubernetes_build_info", help, Kind::Gauge);
         out.sample("kubernetes_build_info", "", &labels, 1.0);
-    }
-}
-
-struct Leading(Arc<LeaderElector>);
-impl Collect for Leading {
-    fn collect(&self, out: &mut Text) {
-        let name = "leader_election_master_status";
-        out.family(name, "Whether this process leads by the named lease: 1 leads, 0 does not.", Kind::Gauge);
-        out.sample(name, "", &[("name", self.0.name())], f64::from(u8::from(self.0.is_leading())));
     }
 }
 

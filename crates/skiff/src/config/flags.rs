@@ -71,19 +71,19 @@ pub(crate) struct Flags {
     /// Further API versions: `networking.k8s.io/v1beta1=true`.
     #[arg(long, value_delimiter = ',')]
     pub(crate) runtime_config: Vec<String>,
-    /// One of kube-apiserver's own flags; may be given again.
+    /// One of kube-apiserver's own flags.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) kube_apiserver_arg: Vec<String>,
-    /// One of kube-scheduler's own flags; may be given again.
+    /// One of kube-scheduler's own flags.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) kube_scheduler_arg: Vec<String>,
-    /// One of kube-controller-manager's own flags; may be given again.
+    /// One of kube-controller-manager's own flags.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) kube_controller_manager_arg: Vec<String>,
-    /// One of kubelet's own flags; may be given again.
+    /// One of kubelet's own flags.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) kubelet_arg: Vec<String>,
-    /// One of kube-proxy's own flags; may be given again.
+    /// One of kube-proxy's own flags.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) kube_proxy_arg: Vec<String>,
     /// Which flags somebody asked for, on the command line or in the file.

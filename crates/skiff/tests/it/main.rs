@@ -5,5 +5,8 @@
     reason = "tests: a failed step fails the test; a test that cannot run says why"
 )]
 
+mod alone;
 mod bench;
 mod cleanup;
+mod running;
+mod server;
