@@ -283,6 +283,16 @@ impl Registry {
     }
 }
 
+/// A component's metrics beside those of the process that serves them.
+impl Collect for Registry {
+    fn collect(&self, out: &mut Text) {
+        let families = self.families.read().clone();
+        for family in families {
+            family.collect(out);
+        }
+    }
+}
+
 /// What Prometheus' process collector tells, under its names.
 #[derive(Debug)]
 pub struct ProcessMetrics {

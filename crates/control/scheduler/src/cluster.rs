@@ -4,11 +4,13 @@
 //! node from the moment of the decision; the informer's word confirms it, a failed binding takes it back
 //! (upstream: `backend/cache/cache.go`).
 
+use crate::constraints::{Namespaces, Workloads};
 use crate::model::{NodeFacts, Pod, Resources};
 use hashbrown::HashMap;
 use std::sync::Arc;
 
 /// A node with what its pods take.
+#[derive(Clone)]
 pub struct Node {
     /// What the node says of itself.
     pub facts: Arc<NodeFacts>,
@@ -18,8 +20,12 @@ pub struct Node {
     pub non_zero_requested: Resources,
     /// Host ports in use: address, protocol, port, count.
     pub ports: HashMap<(Arc<str>, Arc<str>, i32), u32>,
-    /// Uids of its pods.
+    /// Its pods, by uid.
     pub pods: HashMap<Arc<str>, Arc<Pod>>,
+    /// How many of them ask anything of other pods.
+    pub with_affinity: usize,
+    /// How many of them must not have certain others near.
+    pub with_required_anti_affinity: usize,
 }
 
 impl Node {
@@ -30,9 +36,14 @@ impl Node {
             non_zero_requested: Resources::default(),
             ports: HashMap::new(),
             pods: HashMap::new(),
+            with_affinity: 0,
+            with_required_anti_affinity: 0,
         }
     }
-    fn add(&mut self, pod: Arc<Pod>) {
+    /// Counts a pod.
+    pub(crate) fn add(&mut self, pod: Arc<Pod>) {
+        self.with_affinity += usize::from(!pod.affinity.is_empty());
+        self.with_required_anti_affinity += usize::from(!pod.affinity.anti_required.is_empty());
         self.requested.add(&pod.requests);
         self.non_zero_requested.add(&pod.non_zero_requests);
         for port in &pod.host_ports {
@@ -40,8 +51,11 @@ impl Node {
         }
         self.pods.insert(Arc::clone(&pod.uid), pod);
     }
-    fn remove(&mut self, uid: &str) -> Option<Arc<Pod>> {
+    /// Counts a pod no more.
+    pub(crate) fn remove(&mut self, uid: &str) -> Option<Arc<Pod>> {
         let pod = self.pods.remove(uid)?;
+        self.with_affinity -= usize::from(!pod.affinity.is_empty());
+        self.with_required_anti_affinity -= usize::from(!pod.affinity.anti_required.is_empty());
         self.requested.subtract(&pod.requests);
         self.non_zero_requested.subtract(&pod.non_zero_requests);
         for port in &pod.host_ports {
@@ -67,6 +81,14 @@ pub struct Cluster {
     homeless: HashMap<Arc<str>, HashMap<Arc<str>, Arc<Pod>>>,
     /// How many nodes hold each image.
     images: HashMap<Arc<str>, usize>,
+    /// Pods for which room is being made, by node, and the node of each.
+    nominated: HashMap<Arc<str>, Vec<Arc<Pod>>>,
+    nominated_to: HashMap<Arc<str>, Arc<str>>,
+    /// Over all placed pods.
+    with_affinity: usize,
+    with_required_anti_affinity: usize,
+    namespaces: Namespaces,
+    workloads: Workloads,
 }
 
 impl Cluster {
@@ -82,6 +104,63 @@ impl Cluster {
     pub fn nodes_with_image(&self, image: &str) -> usize {
         self.images.get(image).copied().unwrap_or(0)
     }
+    /// Labels of namespaces.
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+    /// Labels of namespaces, to be changed.
+    pub fn namespaces_mut(&mut self) -> &mut Namespaces {
+        &mut self.namespaces
+    }
+    /// Selectors of workloads.
+    pub fn workloads(&self) -> &Workloads {
+        &self.workloads
+    }
+    /// Selectors of workloads, to be changed.
+    pub fn workloads_mut(&mut self) -> &mut Workloads {
+        &mut self.workloads
+    }
+    /// How many placed pods ask anything of other pods.
+    pub fn pods_with_affinity(&self) -> usize {
+        self.with_affinity
+    }
+    /// How many placed pods must not have certain others near.
+    pub fn pods_with_required_anti_affinity(&self) -> usize {
+        self.with_required_anti_affinity
+    }
+    /// How many pods are placed.
+    pub fn placed(&self) -> usize {
+        self.placed.len()
+    }
+
+    /// Keeps room on a node for a pod that has none yet (`nominator.go`).
+    pub fn nominate(&mut self, pod: Arc<Pod>, node: &str) {
+        self.forget_nomination(&pod.uid);
+        self.nominated_to.insert(Arc::clone(&pod.uid), node.into());
+        self.nominated.entry_ref(node).or_default().push(pod);
+    }
+    /// Keeps no room for it any more.
+    pub fn forget_nomination(&mut self, uid: &str) {
+        let Some(node) = self.nominated_to.remove(uid) else { return };
+        if let Some(pods) = self.nominated.get_mut(&node) {
+            pods.retain(|pod| *pod.uid != *uid);
+            if pods.is_empty() {
+                self.nominated.remove(&node);
+            }
+        }
+    }
+    /// The pods for which room is kept on a node.
+    pub fn nominated_on(&self, node: &str) -> &[Arc<Pod>] {
+        if self.nominated.is_empty() {
+            return &[];
+        }
+        self.nominated.get(node).map_or(&[], Vec::as_slice)
+    }
+    /// Where room is kept for a pod.
+    pub fn nomination(&self, uid: &str) -> Option<&Arc<str>> {
+        self.nominated_to.get(uid)
+    }
+
     /// Node on which the pod is counted.
     pub fn place_of(&self, uid: &str) -> Option<&Arc<str>> {
         self.placed.get(uid)
@@ -135,6 +214,9 @@ impl Cluster {
         self.remove_pod(&pod.uid);
         let name: Arc<str> = self.index.get_key_value(node).map_or_else(|| node.into(), |(name, _)| Arc::clone(name));
         self.placed.insert(Arc::clone(&pod.uid), Arc::clone(&name));
+        self.forget_nomination(&pod.uid);
+        self.with_affinity += usize::from(!pod.affinity.is_empty());
+        self.with_required_anti_affinity += usize::from(!pod.affinity.anti_required.is_empty());
         match self.index.get(&name) {
             Some(index) => self.nodes[*index].add(pod),
             None => {
@@ -146,14 +228,19 @@ impl Cluster {
     /// Counts a pod no more.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<Pod>> {
         let name = self.placed.remove(uid)?;
-        if let Some(index) = self.index.get(&name) {
-            return self.nodes[*index].remove(uid);
-        }
-        let pods = self.homeless.get_mut(&name)?;
-        let pod = pods.remove(uid);
-        if pods.is_empty() {
-            self.homeless.remove(&name);
-        }
-        pod
+        let pod = match self.index.get(&name) {
+            Some(index) => self.nodes[*index].remove(uid),
+            None => {
+                let pods = self.homeless.get_mut(&name)?;
+                let pod = pods.remove(uid);
+                if pods.is_empty() {
+                    self.homeless.remove(&name);
+                }
+                pod
+            }
+        }?;
+        self.with_affinity -= usize::from(!pod.affinity.is_empty());
+        self.with_required_anti_affinity -= usize::from(!pod.affinity.anti_required.is_empty());
+        Some(pod)
     }
 }

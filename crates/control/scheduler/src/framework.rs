@@ -4,7 +4,7 @@
 //! pod, node and what they prepared for the pod, so a decision is a value in and a value out.
 
 use crate::cluster::{Cluster, Node};
-use crate::model::Pod;
+use crate::model::{NodeFacts, Pod};
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
 
@@ -31,20 +31,51 @@ impl Rejection {
     }
 }
 
-/// What plug-ins prepared for one pod, by type.
+/// Something that a plug-in keeps for one pod's cycle.
+trait Kept: Any + Send + Sync {
+    fn copy(&self) -> Box<dyn Kept>;
+    fn as_any(&self) -> &dyn Any;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+impl<T: Any + Send + Sync + Clone> Kept for T {
+    fn copy(&self) -> Box<dyn Kept> {
+        Box::new(self.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// What plug-ins prepared for one pod, by type. A copy can be changed to see what would be if pods came or went.
 #[derive(Default)]
 pub struct CycleState {
-    prepared: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+    prepared: Vec<(TypeId, Box<dyn Kept>)>,
+}
+
+impl Clone for CycleState {
+    fn clone(&self) -> Self {
+        Self { prepared: self.prepared.iter().map(|(id, kept)| (*id, (**kept).copy())).collect() }
+    }
 }
 
 impl CycleState {
     /// Keeps `value` for this pod's cycle.
-    pub fn set<T: Any + Send + Sync>(&mut self, value: T) {
+    pub fn set<T: Any + Send + Sync + Clone>(&mut self, value: T) {
+        self.prepared.retain(|(id, _)| *id != TypeId::of::<T>());
         self.prepared.push((TypeId::of::<T>(), Box::new(value)));
     }
     /// What was kept.
     pub fn get<T: Any>(&self) -> Option<&T> {
-        self.prepared.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
+        let (_, kept) = self.prepared.iter().find(|(id, _)| *id == TypeId::of::<T>())?;
+        (**kept).as_any().downcast_ref()
+    }
+    /// What was kept, to be changed.
+    pub fn get_mut<T: Any>(&mut self) -> Option<&mut T> {
+        let (_, kept) = self.prepared.iter_mut().find(|(id, _)| *id == TypeId::of::<T>())?;
+        (**kept).as_any_mut().downcast_mut()
     }
 }
 
@@ -77,12 +108,16 @@ pub trait Plugin: Send + Sync {
     fn filter(&self, _state: &CycleState, _pod: &Pod, _node: &Node) -> Result<(), Rejection> {
         Ok(())
     }
+    /// Brings what was prepared up to date for another pod that comes onto `node` (`PreFilterExtensions`).
+    fn add_pod(&self, _state: &mut CycleState, _pod: &Pod, _added: &Pod, _node: &Node, _cluster: &Cluster) {}
+    /// The same for one that leaves it.
+    fn remove_pod(&self, _state: &mut CycleState, _pod: &Pod, _removed: &Pod, _node: &Node, _cluster: &Cluster) {}
     /// Weight of its score; 0 when it does not score.
     fn weight(&self) -> i64 {
         0
     }
     /// Looks at the pod before scoring; `false` when it has nothing to say.
-    fn pre_score(&self, _state: &mut CycleState, _pod: &Pod, _cluster: &Cluster) -> bool {
+    fn pre_score(&self, _state: &mut CycleState, _pod: &Pod, _cluster: &Cluster, _feasible: &[&Node]) -> bool {
         true
     }
     /// How good the node is; [`Plugin::normalize`] brings it to 0..=100.
@@ -99,20 +134,53 @@ pub trait Plugin: Send + Sync {
 pub const MAX_NODE_SCORE: i64 = 100;
 
 /// A change that may let a waiting pod fit.
+#[derive(Clone, Copy)]
 pub enum ClusterChange<'a> {
     /// A node came.
-    NodeAdded(&'a crate::model::NodeFacts),
+    NodeAdded(&'a NodeFacts),
     /// A node changed.
     NodeUpdated {
         /// Before.
-        old: &'a crate::model::NodeFacts,
+        old: &'a NodeFacts,
         /// After.
-        new: &'a crate::model::NodeFacts,
+        new: &'a NodeFacts,
+    },
+    /// A node went.
+    NodeGone(&'a NodeFacts),
+    /// A pod has a node now.
+    PodAssigned(&'a Pod),
+    /// A pod that has a node changed its labels or what it takes.
+    PodChanged {
+        /// Before.
+        old: &'a Pod,
+        /// After.
+        new: &'a Pod,
     },
     /// A pod that had a node is gone, or will use it no more.
     PodGone(&'a Pod),
+    /// A namespace's labels changed.
+    NamespaceChanged,
     /// The pod itself changed.
     PodUpdated(&'a Pod),
+}
+
+impl ClusterChange<'_> {
+    /// Upstream's label of the event (`ClusterEvent.Label`), for `queue_incoming_pods_total`.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeUpdated { old, new } if old.allocatable != new.allocatable => "NodeUpdateNodeAllocatable",
+            Self::NodeUpdated { old, new } if old.labels != new.labels => "NodeUpdateNodeLabel",
+            Self::NodeUpdated { .. } => "NodeUpdateNodeTaint",
+            Self::NodeGone(_) => "NodeDelete",
+            Self::PodAssigned(_) => "AssignedPodAdd",
+            Self::PodChanged { old, new } if old.labels != new.labels => "AssignedPodUpdatePodLabel",
+            Self::PodChanged { .. } => "AssignedPodUpdatePodScaleDown",
+            Self::PodGone(_) => "AssignedPodDelete",
+            Self::NamespaceChanged => "NamespaceUpdate",
+            Self::PodUpdated(_) => "PodUpdate",
+        }
+    }
 }
 
 /// The plug-ins in their order.

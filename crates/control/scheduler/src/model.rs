@@ -1,5 +1,6 @@
 //! What a pod asks for and what a node offers: projections of the API objects, computed once per change.
 
+use crate::constraints::{Labels, PodAffinity, SpreadConstraint, labels_of};
 use hashbrown::HashMap;
 use skiff_client::Projection;
 use skiff_machinery::quantity::Quantity;
@@ -91,6 +92,18 @@ pub struct Pod {
     pub ended: bool,
     /// Whether its deletion has begun.
     pub terminating: bool,
+    /// Whether the scheduler asked for that, for a pod of higher priority.
+    pub preempted: bool,
+    /// Labels.
+    pub labels: Labels,
+    /// Kind and name of its controller, when that is one of those whose selectors count for spreading.
+    pub controller: Option<(&'static str, Arc<str>)>,
+    /// `status.nominatedNodeName`: where a pod was made room for it.
+    pub nominated_node: Arc<str>,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+    /// `status.startTime`; texts in UTC, so that they sort by time. Empty while it has none.
+    pub started: Box<str>,
     /// `spec.priority`.
     pub priority: i32,
     /// What it takes.
@@ -99,6 +112,10 @@ pub struct Pod {
     pub non_zero_requests: Resources,
     /// Node selector and node affinity.
     pub node_affinity: NodeAffinity,
+    /// What it asks of other pods.
+    pub affinity: PodAffinity,
+    /// How it wants to be spread.
+    pub spread: Vec<SpreadConstraint>,
     /// Tolerations.
     pub tolerations: Vec<Toleration>,
     /// Host ports: address (`0.0.0.0` when not said), protocol, port.
@@ -119,6 +136,9 @@ impl Pod {
             && self.tolerations == other.tolerations
             && self.gates == other.gates
             && self.host_ports == other.host_ports
+            && self.labels == other.labels
+            && self.affinity == other.affinity
+            && self.spread == other.spread
     }
 }
 
@@ -193,17 +213,6 @@ fn normalized_image(name: &str) -> Arc<str> {
 /// Constraints of the pod that no plug-in here honours yet.
 fn unbuilt(spec: &Value) -> Vec<&'static str> {
     let mut found = Vec::new();
-    let required = "requiredDuringSchedulingIgnoredDuringExecution";
-    if !spec.items_at(&["affinity", "podAffinity", required]).is_empty() {
-        found.push("pod affinity");
-    }
-    if !spec.items_at(&["affinity", "podAntiAffinity", required]).is_empty() {
-        found.push("pod anti-affinity");
-    }
-    let hard = |constraint: &Value| constraint.str_at(&["whenUnsatisfiable"]) == "DoNotSchedule";
-    if spec.items_at(&["topologySpreadConstraints"]).iter().any(hard) {
-        found.push("topology spread constraints");
-    }
     let claims = |volume: &Value| volume.get("persistentVolumeClaim").is_some() || volume.get("ephemeral").is_some();
     if spec.items_at(&["volumes"]).iter().any(claims) {
         found.push("persistent volume claims");
@@ -214,6 +223,24 @@ fn unbuilt(spec: &Value) -> Vec<&'static str> {
     found
 }
 
+/// `podTerminatingByPreemption`.
+fn preempted(tree: &Value) -> bool {
+    let conditions = tree.items_at(&["status", "conditions"]);
+    conditions.iter().find(|condition| condition.str_at(&["type"]) == "DisruptionTarget").is_some_and(|condition| {
+        condition.str_at(&["status"]) == "True" && condition.str_at(&["reason"]) == "PreemptionByScheduler"
+    })
+}
+
+/// The controlling owner, if the scheduler knows the selectors of its kind.
+fn controller(tree: &Value) -> Option<(&'static str, Arc<str>)> {
+    let mut owners = tree.items_at(&["metadata", "ownerReferences"]).iter();
+    let owner = owners.find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true))?;
+    let kind = ["ReplicaSet", "ReplicationController", "StatefulSet"]
+        .into_iter()
+        .find(|kind| *kind == owner.str_at(&["kind"]))?;
+    Some((kind, owner.str_at(&["name"]).into()))
+}
+
 impl Projection for Pod {
     fn project(tree: &Arc<Value>) -> Result<Self, String> {
         let empty = Value::Object(Map::new());
@@ -222,6 +249,8 @@ impl Projection for Pod {
         let images = spec.items_at(&["containers"]).iter().map(|container| container.str_at(&["image"]));
         let gates = spec.items_at(&["schedulingGates"]).iter().map(|gate| gate.str_at(&["name"]).to_owned());
         let priority = spec.get("priority").and_then(Value::as_int).unwrap_or(0);
+        let labels = labels_of(tree.object_at(&["metadata", "labels"]));
+        let terminating = tree.at(&["metadata", "deletionTimestamp"]).is_some();
         Ok(Self {
             namespace: text(&["metadata", "namespace"]),
             name: text(&["metadata", "name"]),
@@ -229,7 +258,15 @@ impl Projection for Pod {
             scheduler_name: spec.str_at(&["schedulerName"]).to_owned(),
             node_name: spec.str_at(&["nodeName"]).to_owned(),
             ended: matches!(tree.str_at(&["status", "phase"]), "Succeeded" | "Failed"),
-            terminating: tree.at(&["metadata", "deletionTimestamp"]).is_some(),
+            terminating,
+            preempted: terminating && preempted(tree),
+            controller: controller(tree),
+            nominated_node: text(&["status", "nominatedNodeName"]),
+            never_preempts: spec.str_at(&["preemptionPolicy"]) == "Never",
+            started: tree.str_at(&["status", "startTime"]).into(),
+            affinity: PodAffinity::read(spec, tree.str_at(&["metadata", "namespace"]))?,
+            spread: SpreadConstraint::read_all(spec, &labels)?,
+            labels,
             priority: i32::try_from(priority).map_err(|_| format!("spec.priority: {priority} is out of range"))?,
             requests: pod_requests(spec, container_requests)?,
             non_zero_requests: pod_requests(spec, container_non_zero_requests)?,

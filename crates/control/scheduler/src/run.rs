@@ -2,25 +2,32 @@
 //!
 //! One decision at a time under one lock, held for a few tens of microseconds and never across an await; bindings run
 //! beside it, so a decision never waits for the API. A pod is assumed on its node from the decision on; when the
-//! binding fails it is taken back and tried again after its back-off.
+//! binding fails it is taken back and tried again after its back-off. An assumption has no expiry: it ends with the
+//! binding's answer or the informer's word, one of which always comes.
+//!
+//! Room is made the same way ([`crate::preemption`] decides, [`Shared::make_room`] asks the API): the pod waits, nominated,
+//! until its victims are gone, and is not tried again before they were all asked to go.
 
 use crate::cluster::Cluster;
 use crate::cycle::{Chooser, FitError};
 use crate::framework::{ClusterChange, Framework};
-use crate::model::{NodeFacts, Pod};
+use crate::informers;
+use crate::metrics::{Attempt, Metrics, Point};
+use crate::model::Pod;
 use crate::plugins::default_framework;
+use crate::preemption::{self, Budget, Outcome};
 use crate::queue::Queue;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_base::task::{OnFailure, Supervisor};
+use skiff_client::api::delete_options;
 use skiff_client::events::{EventType, Recorder, Reference};
-use skiff_client::informer::{Delta, Item};
 use skiff_client::leader::{LeaderElector, time};
-use skiff_client::{Client, ClientError, Informer, InformerOptions, Patch, WriteOptions};
+use skiff_client::{Client, ClientError, Patch, WriteOptions};
 use skiff_machinery::{Value, list, object};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 
 /// Bindings in flight. Each holds one request; more only queue up in the API server.
@@ -28,6 +35,8 @@ const BINDINGS: usize = 64;
 /// Decisions between two looks at the runtime's other tasks.
 const DECISIONS_PER_TURN: usize = 16;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(30);
+/// What upstream's DynamicResources says of pods without claims, before preemption has its word.
+const NO_CLAIMS: &str = "no new claims to deallocate";
 
 /// What a scheduler is told.
 pub struct Config {
@@ -39,36 +48,63 @@ pub struct Config {
     pub clock: SharedClock,
 }
 
-struct State {
-    cluster: Cluster,
-    queue: Queue,
+/// What the one lock is around.
+pub(crate) struct State {
+    pub(crate) cluster: Cluster,
+    pub(crate) queue: Queue,
     chooser: Chooser,
     /// What each waiting pod's condition says, so that it is written only when it changes.
     said: HashMap<Arc<str>, String>,
     /// Pods whose binding is on its way: until it is answered, the informer may still show them without a node.
-    binding: HashMap<Arc<str>, Arc<str>>,
+    pub(crate) binding: HashMap<Arc<str>, Arc<str>>,
+    pub(crate) budgets: HashMap<(Arc<str>, Arc<str>), Arc<Budget>>,
+    /// Pods whose victims are being asked to go, and those of them that were to be tried meanwhile.
+    preempting: HashSet<Arc<str>>,
+    deferred: HashSet<Arc<str>>,
+    /// Where the next search for room begins.
+    preemptions: usize,
 }
 
-struct Shared {
-    client: Client,
-    config: Config,
+impl State {
+    /// Nothing is to be done for this pod any more.
+    pub(crate) fn forget(&mut self, uid: &str) {
+        self.queue.remove(uid);
+        self.said.remove(uid);
+        self.binding.remove(uid);
+        self.preempting.remove(uid);
+        self.deferred.remove(uid);
+        self.cluster.forget_nomination(uid);
+    }
+}
+
+/// What the scheduler's tasks share.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) config: Config,
     framework: Framework,
-    state: Mutex<State>,
-    wake: Notify,
+    pub(crate) state: Mutex<State>,
+    pub(crate) wake: Notify,
     recorder: Recorder,
     bindings: Arc<Semaphore>,
     supervisor: Supervisor,
+    metrics: Arc<Metrics>,
 }
 
-/// Starts a scheduler under `supervisor`: informers at once, decisions as soon as it leads.
-pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) {
+/// Starts a scheduler under `supervisor`: informers at once, decisions as soon as it leads. Its metrics are for whoever
+/// serves them.
+pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) -> Arc<Metrics> {
     let recorder = Recorder::spawn(client.clone(), "default-scheduler", "", Arc::clone(&config.clock), supervisor);
+    let metrics = Metrics::new(Arc::clone(&config.clock));
     let state = State {
         cluster: Cluster::default(),
-        queue: Queue::default(),
-        chooser: Chooser::default(),
+        queue: Queue::measured(Arc::clone(&metrics)),
+        chooser: Chooser::measured(Arc::clone(&metrics)),
         said: HashMap::new(),
         binding: HashMap::new(),
+        budgets: HashMap::new(),
+        preempting: HashSet::new(),
+        deferred: HashSet::new(),
+        preemptions: 0,
     };
     let shared = Arc::new(Shared {
         client,
@@ -79,93 +115,53 @@ pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) {
         recorder,
         bindings: Arc::new(Semaphore::new(BINDINGS)),
         supervisor: supervisor.clone(),
+        metrics: Arc::clone(&metrics),
     });
-    let clock = Arc::clone(&shared.config.clock);
-    let nodes = {
-        let shared = Arc::clone(&shared);
-        Informer::new(shared.client.all("", "v1", "nodes"), InformerOptions::default(), Arc::clone(&clock))
-            .on_change(move |delta| shared.node_changed(delta))
-            .spawn(supervisor)
-    };
-    let pods = {
-        let shared = Arc::clone(&shared);
-        let running = InformerOptions {
-            field_selector: "status.phase!=Succeeded,status.phase!=Failed".to_owned(),
-            ..InformerOptions::default()
-        };
-        Informer::new(shared.client.all("", "v1", "pods"), running, clock)
-            .on_change(move |delta| shared.pod_changed(delta))
-            .spawn(supervisor)
-    };
+    let weak = Arc::downgrade(&shared);
+    metrics.gather_from(move |metrics| {
+        if let Some(shared) = weak.upgrade() {
+            shared.gather(metrics);
+        }
+    });
+    let pictures = informers::spawn(&shared, supervisor);
     supervisor.spawn_abortable("scheduler", OnFailure::EndComponent, async move {
-        nodes.synced().await;
-        pods.synced().await;
+        pictures.synced().await;
         shared.lead().await;
     });
+    metrics
 }
 
 impl Shared {
-    fn now(&self) -> std::time::Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.config.clock.now()
     }
-
-    fn node_changed(&self, delta: &Delta<'_, NodeFacts>) {
-        let now = self.now();
-        let mut state = self.state.lock();
-        let State { cluster, queue, .. } = &mut *state;
-        let facts = |item: &Item<NodeFacts>| Arc::clone(&item.value);
-        match (delta.old, delta.new) {
-            (None, Some(new)) => {
-                cluster.set_node(facts(new));
-                queue.moved(&ClusterChange::NodeAdded(&new.value), &self.framework, now);
-            }
-            (Some(old), Some(new)) => {
-                // Heartbeats change nothing that counts here: most updates end at this comparison.
-                if old.value == new.value {
-                    return;
-                }
-                cluster.set_node(facts(new));
-                queue.moved(&ClusterChange::NodeUpdated { old: &old.value, new: &new.value }, &self.framework, now);
-            }
-            (Some(_), None) => cluster.remove_node(&delta.key.name),
-            (None, None) => return,
-        }
-        drop(state);
-        self.wake.notify_one();
+    pub(crate) fn framework(&self) -> &Framework {
+        &self.framework
     }
 
-    fn pod_changed(&self, delta: &Delta<'_, Pod>) {
-        let now = self.now();
-        let mut state = self.state.lock();
-        match delta.new {
-            Some(item) if !item.value.ended && !item.value.node_name.is_empty() => {
-                state.queue.remove(&item.value.uid);
-                state.said.remove(&item.value.uid);
-                state.binding.remove(&item.value.uid);
-                let node = item.value.node_name.clone();
-                state.cluster.place(Arc::clone(&item.value), &node);
-            }
-            Some(item) if !item.value.ended => {
-                let pod = &item.value;
-                if pod.scheduler_name != self.config.name || pod.terminating {
-                    state.queue.remove(&pod.uid);
-                } else if !state.binding.contains_key(&pod.uid) {
-                    state.queue.set(Arc::clone(pod), &self.framework, now);
-                }
-            }
-            Some(_) | None => {
-                let Some(gone) = delta.new.or(delta.old) else { return };
-                let pod = Arc::clone(&gone.value);
-                state.queue.remove(&pod.uid);
-                state.said.remove(&pod.uid);
-                state.binding.remove(&pod.uid);
-                if state.cluster.remove_pod(&pod.uid).is_some() {
-                    state.queue.moved(&ClusterChange::PodGone(&pod), &self.framework, now);
-                }
-            }
+    fn gather(&self, metrics: &Metrics) {
+        let state = self.state.lock();
+        let depths = state.queue.depths();
+        let pending = [
+            ("active", depths.active),
+            ("backoff", depths.backoff),
+            ("unschedulable", depths.unschedulable),
+            ("gated", depths.gated),
+        ];
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        for (queue, count) in pending {
+            metrics.pending.with(&[queue]).set(gauge(count));
         }
-        drop(state);
-        self.wake.notify_one();
+        let rejections = state.queue.rejections();
+        for plugin in self.framework.plugins() {
+            let count = rejections.get(plugin.name()).copied().unwrap_or(0);
+            metrics.unschedulable.with(&[plugin.name(), &self.config.name]).set(gauge(count));
+        }
+        let (nodes, pods, assumed) = (state.cluster.nodes().len(), state.cluster.placed(), state.binding.len());
+        for (kind, count) in [("nodes", nodes), ("pods", pods), ("assumed_pods", assumed)] {
+            metrics.cache.with(&[kind]).set(gauge(count));
+        }
+        metrics.binding.set(gauge(assumed));
     }
 
     /// Leads, decides while it leads, and stands again. Without an identity it leads at once.
@@ -213,62 +209,138 @@ impl Shared {
 
     /// Tries the next pod; `false` when there is none.
     fn decide_one(self: &Arc<Self>, permit: tokio::sync::OwnedSemaphorePermit) -> bool {
-        let now = self.now();
+        let began = self.now();
         let mut state = self.state.lock();
-        let State { cluster, queue, chooser, said, binding } = &mut *state;
-        let Some(pod) = queue.pop(now) else { return false };
-        match chooser.choose(&self.framework, cluster, &pod) {
+        let state = &mut *state;
+        let Some(pod) = state.queue.pop(began) else { return false };
+        if state.preempting.contains(&pod.uid) {
+            state.deferred.insert(Arc::clone(&pod.uid));
+            state.queue.unschedulable(&pod.uid, Vec::new(), began);
+            return true;
+        }
+        let decision = state.chooser.choose(&self.framework, &state.cluster, &pod);
+        self.metrics.decided(began);
+        match decision {
             Ok(node) => {
-                cluster.place(Arc::clone(&pod), &node);
-                binding.insert(Arc::clone(&pod.uid), Arc::clone(&node));
-                drop(state);
+                state.cluster.place(Arc::clone(&pod), &node);
+                state.binding.insert(Arc::clone(&pod.uid), Arc::clone(&node));
+                let served = state.queue.binding(&pod.uid);
+                // Whoever waits for a pod to be near need not wait for the API.
+                state.queue.moved(&ClusterChange::PodAssigned(&pod), &self.framework, began);
                 let shared = Arc::clone(self);
                 self.supervisor.spawn_abortable("bind", OnFailure::Forget, async move {
-                    shared.bind(&pod, &node).await;
+                    if shared.bind(&pod, &node, began).await
+                        && let Some(served) = served
+                    {
+                        let waited = shared.now().saturating_duration_since(served.entered);
+                        shared.metrics.scheduled(served.attempts, waited);
+                        if served.flushed {
+                            shared.metrics.scheduled_after_flush.increment();
+                        }
+                    }
                     drop(permit);
                 });
             }
-            Err(error) => {
-                queue.unschedulable(&pod.uid, error.plugins.clone(), now);
-                let message = error.to_string();
-                let news = said.get(&pod.uid) != Some(&message);
-                said.insert(Arc::clone(&pod.uid), message);
-                drop(state);
-                self.tell_unschedulable(pod, error, news);
-            }
+            Err(error) => self.not_decided(state, pod, error, began),
         }
         true
     }
 
-    async fn bind(&self, pod: &Arc<Pod>, node: &Arc<str>) {
-        match self.send_binding(pod, node).await {
-            Ok(()) => {
-                let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.recorder.event(&reference(pod), EventType::Normal, "Scheduled", message);
-            }
-            Err(error) => {
-                let now = self.now();
-                {
-                    let mut state = self.state.lock();
-                    if state.binding.remove(&pod.uid).is_none() {
-                        // The informer has spoken meanwhile: bound after all, or gone.
-                        return;
+    /// A pod fits nowhere: looks whether room can be made, and says what is.
+    fn not_decided(self: &Arc<Self>, state: &mut State, pod: Arc<Pod>, mut error: FitError, began: Instant) {
+        let mut room = None;
+        let mut nomination = None;
+        if error.nodes > 0 {
+            let budgets: Vec<Arc<Budget>> = state.budgets.values().cloned().collect();
+            state.preemptions = state.preemptions.wrapping_add(7919);
+            let offset = state.preemptions;
+            let outcome = self.metrics.timed(
+                Point::PostFilter,
+                || preemption::preempt(&self.framework, &state.cluster, &pod, &error, &budgets, offset),
+                |outcome| matches!(outcome, Outcome::Nominate { .. }),
+            );
+            self.metrics.preemption_attempts.increment();
+            match outcome {
+                Outcome::Nominate { node, victims } => {
+                    self.metrics.preemption_victims.observe(victims.len() as f64);
+                    nomination = Some(node.to_string());
+                    let lower = nominated_before(&state.cluster, &pod, &node);
+                    for other in &lower {
+                        state.cluster.forget_nomination(&other.uid);
                     }
-                    state.cluster.remove_pod(&pod.uid);
-                    if error.is_not_found() {
-                        state.queue.remove(&pod.uid);
-                    } else {
-                        state.queue.failed(&pod.uid, now);
-                    }
+                    state.cluster.nominate(Arc::clone(&pod), &node);
+                    state.preempting.insert(Arc::clone(&pod.uid));
+                    room = Some((node, victims, lower));
                 }
-                self.wake.notify_one();
-                if !error.is_not_found() {
-                    tracing::warn!(namespace = &*pod.namespace, name = &*pod.name, %error, "binding failed");
-                    let message = format!("Binding rejected: {error}");
-                    self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", message);
+                Outcome::NotEligible(why) => {
+                    error.after_nodes = Some(format!("{NO_CLAIMS}, preemption: {why}"));
+                }
+                Outcome::Hopeless(why) => {
+                    error.after_nodes = Some(format!("{NO_CLAIMS}, preemption: {why}"));
+                    state.cluster.forget_nomination(&pod.uid);
+                    if !pod.nominated_node.is_empty() {
+                        nomination = Some(String::new());
+                    }
                 }
             }
         }
+        state.queue.unschedulable(&pod.uid, error.plugins.clone(), began);
+        self.metrics.attempt(Attempt::Unschedulable, began);
+        let message = error.to_string();
+        let news = state.said.get(&pod.uid) != Some(&message) || nomination.is_some();
+        state.said.insert(Arc::clone(&pod.uid), message.clone());
+        self.recorder.event(&reference(&pod), EventType::Warning, "FailedScheduling", message.as_str());
+        let shared = Arc::clone(self);
+        if let Some((node, victims, lower)) = room {
+            self.supervisor.spawn_abortable("preempt", OnFailure::Forget, async move {
+                shared.say_unschedulable(&pod, message, nomination).await;
+                shared.make_room(&pod, &node, &victims, &lower).await;
+            });
+        } else if news {
+            self.supervisor.spawn_abortable("condition", OnFailure::Forget, async move {
+                shared.say_unschedulable(&pod, message, nomination).await;
+            });
+        }
+    }
+
+    /// Binds, and says whether it did.
+    async fn bind(&self, pod: &Arc<Pod>, node: &Arc<str>, began: Instant) -> bool {
+        let sent = self.now();
+        let outcome = self.send_binding(pod, node).await;
+        self.metrics.point(Point::Bind, sent, outcome.is_ok());
+        let error = match outcome {
+            Ok(()) => {
+                self.metrics.attempt(Attempt::Scheduled, began);
+                let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+                self.recorder.event(&reference(pod), EventType::Normal, "Scheduled", message);
+                return true;
+            }
+            Err(error) => error,
+        };
+        self.metrics.attempt(Attempt::Error, began);
+        let now = self.now();
+        {
+            let mut state = self.state.lock();
+            if state.binding.remove(&pod.uid).is_none() {
+                // The informer has spoken meanwhile: bound after all, or gone.
+                return false;
+            }
+            state.cluster.remove_pod(&pod.uid);
+            // What was assumed may have stood in somebody's way.
+            state.queue.moved(&ClusterChange::PodGone(pod), &self.framework, now);
+            if error.is_not_found() {
+                state.forget(&pod.uid);
+            } else {
+                state.queue.failed(&pod.uid, now);
+            }
+        }
+        self.wake.notify_one();
+        if !error.is_not_found() {
+            tracing::warn!(namespace = &*pod.namespace, name = &*pod.name, %error, "binding failed");
+            let message = format!("binding rejected: {error}");
+            self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", message);
+        }
+        false
     }
 
     async fn send_binding(&self, pod: &Pod, node: &str) -> Result<(), ClientError> {
@@ -282,39 +354,104 @@ impl Shared {
         pods.create_subresource(&pod.name, "binding", &binding, &WriteOptions::default()).await.map(drop)
     }
 
-    /// Says why: an event each time, the condition only when it changes.
-    fn tell_unschedulable(self: &Arc<Self>, pod: Arc<Pod>, error: FitError, news: bool) {
-        let message = error.to_string();
-        self.recorder.event(&reference(&pod), EventType::Warning, "FailedScheduling", message.as_str());
-        if !news {
-            return;
-        }
-        let shared = Arc::clone(self);
-        self.supervisor.spawn_abortable("condition", OnFailure::Forget, async move {
-            let condition = object! {
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": message,
-                "lastProbeTime": Value::Null,
-                "lastTransitionTime": time(shared.config.clock.wall()),
-            };
-            let patch = object! {
-                "metadata": object! { "uid": &*pod.uid },
-                "status": object! { "conditions": list![condition] },
-            };
-            let pods = shared.client.namespaced("", "v1", "pods", &pod.namespace);
-            let written = pods.patch(&pod.name, "status", &Patch::Strategic(&patch), &WriteOptions::default()).await;
-            if let Err(error) = written
-                && !error.is_not_found()
-                && !error.is_conflict()
-            {
-                tracing::warn!(namespace = &*pod.namespace, name = &*pod.name, %error, "condition not written");
-                // Written at the next attempt instead.
-                shared.state.lock().said.remove(&pod.uid);
+    /// Writes the condition, and the nomination when that changes (empty: there is none any more).
+    async fn say_unschedulable(&self, pod: &Pod, message: String, nomination: Option<String>) {
+        let condition = object! {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "lastProbeTime": Value::Null,
+            "lastTransitionTime": time(self.config.clock.wall()),
+        };
+        let mut status = skiff_machinery::Map::new();
+        status.insert("conditions", list![condition]);
+        match nomination {
+            Some(node) if node.is_empty() => {
+                status.insert("nominatedNodeName", Value::Null);
             }
-        });
+            Some(node) => {
+                status.insert("nominatedNodeName", node);
+            }
+            None => (),
+        }
+        if let Err(error) = self.patch_status(pod, status).await
+            && !error.is_not_found()
+            && !error.is_conflict()
+        {
+            tracing::warn!(namespace = &*pod.namespace, name = &*pod.name, %error, "condition not written");
+            // Written at the next attempt instead.
+            self.state.lock().said.remove(&pod.uid);
+        }
     }
+
+    async fn patch_status(&self, pod: &Pod, status: skiff_machinery::Map) -> Result<(), ClientError> {
+        let patch = object! { "metadata": object! { "uid": &*pod.uid }, "status": status };
+        let pods = self.client.namespaced("", "v1", "pods", &pod.namespace);
+        pods.patch(&pod.name, "status", &Patch::Strategic(&patch), &WriteOptions::default()).await.map(drop)
+    }
+
+    /// Asks the victims to go (`prepareCandidateAsync`). Whoever was nominated for less gives way.
+    async fn make_room(&self, pod: &Arc<Pod>, node: &Arc<str>, victims: &[Arc<Pod>], lower: &[Arc<Pod>]) {
+        let mut all = true;
+        for victim in victims {
+            match self.evict(pod, victim).await {
+                Ok(()) => {
+                    let message = format!("Preempted by pod {} on node {node}", pod.uid);
+                    self.recorder.event(&reference(victim), EventType::Normal, "Preempted", message);
+                }
+                Err(error) if error.is_not_found() => (),
+                Err(error) => {
+                    tracing::warn!(namespace = &*victim.namespace, name = &*victim.name, %error, "victim not deleted");
+                    all = false;
+                }
+            }
+        }
+        for other in lower {
+            let mut status = skiff_machinery::Map::new();
+            status.insert("nominatedNodeName", Value::Null);
+            if let Err(error) = self.patch_status(other, status).await
+                && !error.is_not_found()
+            {
+                tracing::debug!(name = &*other.name, %error, "nomination not taken back");
+            }
+        }
+        let now = self.now();
+        let mut state = self.state.lock();
+        state.preempting.remove(&pod.uid);
+        let deferred = state.deferred.remove(&pod.uid);
+        if !all {
+            state.cluster.forget_nomination(&pod.uid);
+        }
+        // Without victims' deletions to come, or with those that came already, nothing else would have it tried again.
+        if deferred || !all || victims.iter().all(|victim| state.cluster.place_of(&victim.uid).is_none()) {
+            state.queue.activate(&pod.uid, now);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    async fn evict(&self, pod: &Pod, victim: &Pod) -> Result<(), ClientError> {
+        if !victim.terminating {
+            let condition = object! {
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "PreemptionByScheduler",
+                "message": format!("{}: preempting to accommodate a higher priority pod", pod.scheduler_name),
+                "lastTransitionTime": time(self.config.clock.wall()),
+            };
+            let mut status = skiff_machinery::Map::new();
+            status.insert("conditions", list![condition]);
+            self.patch_status(victim, status).await?;
+        }
+        let pods = self.client.namespaced("", "v1", "pods", &victim.namespace);
+        pods.delete(&victim.name, Some(&delete_options(&victim.uid, ""))).await.map(drop)
+    }
+}
+
+/// Pods of lower priority for which room was kept on the node (`getLowerPriorityNominatedPods`).
+fn nominated_before(cluster: &Cluster, pod: &Pod, node: &str) -> Vec<Arc<Pod>> {
+    cluster.nominated_on(node).iter().filter(|other| other.priority < pod.priority).cloned().collect()
 }
 
 fn reference(pod: &Pod) -> Reference {

@@ -12,6 +12,7 @@ const MIN_THRESHOLD: i64 = 23 * MIB;
 const MAX_CONTAINER_THRESHOLD: i64 = 1000 * MIB;
 
 /// On how many nodes of how many each image of the pod is.
+#[derive(Clone)]
 struct Spread {
     per_image: Vec<f64>,
 }
@@ -23,7 +24,7 @@ impl Plugin for ImageLocality {
     fn weight(&self) -> i64 {
         1
     }
-    fn pre_score(&self, state: &mut CycleState, pod: &Pod, cluster: &Cluster) -> bool {
+    fn pre_score(&self, state: &mut CycleState, pod: &Pod, cluster: &Cluster, _feasible: &[&Node]) -> bool {
         let nodes = cluster.nodes().len().max(1) as f64;
         let per_image: Vec<f64> =
             pod.images.iter().map(|image| cluster.nodes_with_image(image) as f64 / nodes).collect();

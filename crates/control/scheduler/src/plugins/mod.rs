@@ -1,10 +1,12 @@
 //! The plug-ins of the default profile, in upstream's order, with upstream's names, weights and words.
 
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod resources;
 mod scheduling_gates;
 mod taint_toleration;
@@ -23,6 +25,8 @@ pub fn default_framework() -> Framework {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(resources::NodeResourcesFit),
+        Box::new(pod_topology_spread::PodTopologySpread),
+        Box::new(inter_pod_affinity::InterPodAffinity),
         Box::new(resources::NodeResourcesBalancedAllocation),
         Box::new(image_locality::ImageLocality),
     ];

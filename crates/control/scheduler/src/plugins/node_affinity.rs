@@ -42,7 +42,7 @@ impl Plugin for NodeAffinity {
     fn weight(&self) -> i64 {
         2
     }
-    fn pre_score(&self, _state: &mut CycleState, pod: &Pod, _cluster: &Cluster) -> bool {
+    fn pre_score(&self, _state: &mut CycleState, pod: &Pod, _cluster: &Cluster, _feasible: &[&Node]) -> bool {
         !pod.node_affinity.preferred.is_empty()
     }
     fn score(&self, _state: &CycleState, pod: &Pod, node: &Node) -> i64 {
@@ -58,7 +58,7 @@ impl Plugin for NodeAffinity {
             ClusterChange::NodeAdded(node) => affinity.matches(*node),
             ClusterChange::NodeUpdated { old, new } => !affinity.matches(*old) && affinity.matches(*new),
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
-            ClusterChange::PodGone(_) => false,
+            _ => false,
         }
     }
 }

@@ -38,7 +38,7 @@ impl Plugin for NodePorts {
                 gone.host_ports.iter().any(|freed| pod.host_ports.iter().any(|wanted| collide(freed, wanted)))
             }
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
-            ClusterChange::NodeUpdated { .. } => false,
+            _ => false,
         }
     }
 }

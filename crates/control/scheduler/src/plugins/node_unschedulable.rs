@@ -36,7 +36,7 @@ impl Plugin for NodeUnschedulable {
             ClusterChange::NodeAdded(node) => fits(pod, node),
             ClusterChange::NodeUpdated { old, new } => !fits(pod, old) && fits(pod, new),
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
-            ClusterChange::PodGone(_) => false,
+            _ => false,
         }
     }
 }

@@ -64,8 +64,8 @@ impl Plugin for NodeResourcesFit {
             free_share(used.milli_cpu, asked.milli_cpu, offered.milli_cpu),
             free_share(used.memory, asked.memory, offered.memory),
         ];
-        let counted: Vec<i64> = shares.into_iter().flatten().collect();
-        if counted.is_empty() { 0 } else { counted.iter().sum::<i64>() / counted.len() as i64 }
+        let (sum, counted) = shares.into_iter().flatten().fold((0, 0), |(sum, count), share| (sum + share, count + 1));
+        if counted == 0 { 0 } else { sum / counted }
     }
     fn hint(&self, pod: &Pod, change: &ClusterChange<'_>) -> bool {
         let possible = |offered: &Resources| missing(&pod.requests, &Resources::default(), offered).0.is_empty();
@@ -73,7 +73,9 @@ impl Plugin for NodeResourcesFit {
             ClusterChange::NodeAdded(node) => possible(&node.allocatable),
             ClusterChange::NodeUpdated { old, new } => old.allocatable != new.allocatable && possible(&new.allocatable),
             ClusterChange::PodGone(_) => true,
+            ClusterChange::PodChanged { old, new } => old.requests != new.requests,
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
+            _ => false,
         }
     }
 }
@@ -86,7 +88,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         1
     }
     /// Upstream skips pods that request neither CPU nor memory.
-    fn pre_score(&self, _state: &mut CycleState, pod: &Pod, _cluster: &Cluster) -> bool {
+    fn pre_score(&self, _state: &mut CycleState, pod: &Pod, _cluster: &Cluster, _feasible: &[&Node]) -> bool {
         pod.requests.milli_cpu > 0 || pod.requests.memory > 0
     }
     /// 100 less the spread between the shares of CPU and memory in use (the standard deviation of two values).

@@ -7,8 +7,9 @@ use crate::model::{NodeFacts, Pod, Taint};
 pub(crate) struct TaintToleration;
 
 const NAME: &str = "TaintToleration";
+const REASON: &str = "node(s) had untolerated taint(s)";
 
-fn untolerated<'n>(pod: &Pod, node: &'n NodeFacts) -> Option<&'n Taint> {
+pub(super) fn untolerated<'n>(pod: &Pod, node: &'n NodeFacts) -> Option<&'n Taint> {
     let hard = |taint: &&Taint| taint.effect == "NoSchedule" || taint.effect == "NoExecute";
     let tolerated = |taint: &Taint| pod.tolerations.iter().any(|toleration| toleration.tolerates(taint));
     node.taints.iter().filter(hard).find(|taint| !tolerated(taint))
@@ -24,14 +25,15 @@ impl Plugin for TaintToleration {
     fn filter(&self, _state: &CycleState, pod: &Pod, node: &Node) -> Result<(), Rejection> {
         match untolerated(pod, &node.facts) {
             None => Ok(()),
-            Some(taint) => {
-                let reason = format!("node(s) had untolerated taint {{{}: {}}}", taint.key, taint.value);
-                Err(Rejection::unresolvable(NAME, reason))
-            }
+            Some(_) => Err(Rejection::unresolvable(NAME, REASON)),
         }
     }
     fn weight(&self) -> i64 {
         3
+    }
+    /// Without a soft taint on any of the nodes they are all alike.
+    fn pre_score(&self, _state: &mut CycleState, _pod: &Pod, _cluster: &Cluster, feasible: &[&Node]) -> bool {
+        feasible.iter().any(|node| node.facts.taints.iter().any(|taint| taint.effect == "PreferNoSchedule"))
     }
     fn score(&self, _state: &CycleState, pod: &Pod, node: &Node) -> i64 {
         let soft = |taint: &&Taint| taint.effect == "PreferNoSchedule";
@@ -54,7 +56,7 @@ impl Plugin for TaintToleration {
                 untolerated(pod, old).is_some() && untolerated(pod, new).is_none()
             }
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
-            ClusterChange::PodGone(_) => false,
+            _ => false,
         }
     }
 }

@@ -1,16 +1,17 @@
 //! Decisions of the default profile: manifests in, node or upstream's message out.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod pods;
+mod preemption;
+mod queue;
+
 use crate::cluster::Cluster;
 use crate::cycle::Chooser;
-use crate::framework::{ClusterChange, Framework};
 use crate::model::{NodeFacts, Pod};
 use crate::plugins::default_framework;
-use crate::queue::Queue;
 use skiff_client::Projection;
 use skiff_machinery::codec::yaml;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 fn node(text: &str) -> Arc<NodeFacts> {
     Arc::new(NodeFacts::project(&Arc::new(yaml::from_slice(text.as_bytes()).unwrap())).unwrap())
@@ -57,7 +58,7 @@ fn messages_are_upstreams() {
     let message = choose(&cluster, &asks("p", "2")).unwrap_err();
     assert_eq!(
         message,
-        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable."
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable."
     );
     assert_eq!(choose(&Cluster::default(), &asks("p", "1")).unwrap_err(), "no nodes available to schedule pods");
 }
@@ -133,64 +134,23 @@ fn sidecars_and_init_containers_count_as_upstream_does() {
 #[test]
 fn constraints_that_are_not_built_are_refused_by_name() {
     let cluster = cluster(&[simple_node("n", "4")]);
-    let spread = "  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]\n  containers: [{name: c, image: i}]";
-    let message = choose(&cluster, &pod("p", spread)).unwrap_err();
-    assert_eq!(message, "0/1 nodes are available: this scheduler does not support topology spread constraints yet.");
-}
-
-fn framework() -> Framework {
-    default_framework()
+    let claims = "  containers: [{name: c, image: i}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]";
+    let message = choose(&cluster, &pod("p", claims)).unwrap_err();
+    assert_eq!(message, "0/1 nodes are available: this scheduler does not support persistent volume claims yet.");
 }
 
 #[test]
-fn the_queue_gives_priority_then_age_and_gates_wait_outside() {
-    let (framework, now) = (framework(), Instant::now());
-    let mut queue = Queue::default();
-    queue.set(asks("old", "1"), &framework, now);
-    queue.set(pod("vip", "  priority: 10\n  containers: [{name: c, image: i}]"), &framework, now);
-    queue.set(pod("gated", "  schedulingGates: [{name: g}]\n  containers: [{name: c, image: i}]"), &framework, now);
-    assert_eq!(queue.pop(now).map(|pod| pod.name.to_string()).as_deref(), Some("vip"));
-    assert_eq!(queue.pop(now).map(|pod| pod.name.to_string()).as_deref(), Some("old"));
-    assert!(queue.pop(now).is_none());
-    assert_eq!(queue.depths().gated, 1);
-    queue.set(pod("gated", "  containers: [{name: c, image: i}]"), &framework, now);
-    assert_eq!(queue.pop(now).map(|pod| pod.name.to_string()).as_deref(), Some("gated"));
-}
-
-#[test]
-fn only_events_that_could_help_move_a_pod_and_its_backoff_holds() {
-    let (framework, now) = (framework(), Instant::now());
-    let mut queue = Queue::default();
-    let big = asks("big", "4");
-    queue.set(Arc::clone(&big), &framework, now);
-    queue.pop(now).unwrap();
-    queue.unschedulable("big", vec!["NodeResourcesFit"], now);
-    queue.moved(&ClusterChange::NodeAdded(&simple_node("small", "1")), &framework, now);
-    assert_eq!(queue.depths().unschedulable, 1, "too small to help");
-    queue.moved(&ClusterChange::NodeAdded(&simple_node("large", "8")), &framework, now);
-    assert_eq!(queue.depths().backoff, 1);
-    assert!(queue.pop(now).is_none());
-    assert!(queue.pop(now + Duration::from_secs(1)).is_some());
-}
-
-#[test]
-fn what_happens_while_a_pod_is_tried_is_not_lost() {
-    let (framework, now) = (framework(), Instant::now());
-    let mut queue = Queue::default();
-    queue.set(asks("p", "4"), &framework, now);
-    queue.pop(now).unwrap();
-    queue.moved(&ClusterChange::PodGone(&asks("gone", "4")), &framework, now);
-    queue.unschedulable("p", vec!["NodeResourcesFit"], now);
-    assert_eq!(queue.depths().backoff, 1);
-}
-
-#[test]
-fn a_pod_that_found_no_node_at_all_is_tried_when_one_comes() {
-    let (framework, now) = (framework(), Instant::now());
-    let mut queue = Queue::default();
-    queue.set(asks("p", "1"), &framework, now);
-    queue.pop(now).unwrap();
-    queue.unschedulable("p", Vec::new(), now);
-    queue.moved(&ClusterChange::NodeAdded(&simple_node("n", "4")), &framework, now);
-    assert_eq!(queue.depths().backoff, 1);
+fn a_pod_that_names_its_node_says_why_the_others_do_not_count() {
+    let cluster = cluster(&[simple_node("a", "1"), simple_node("b", "4"), simple_node("c", "4")]);
+    let affinity = |names: &str| {
+        format!(
+            "  affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{{matchFields: [{{key: metadata.name, operator: In, values: [{names}]}}]}}]}}}}}}"
+        )
+    };
+    let container = "  containers: [{name: c, image: i, resources: {requests: {cpu: '2'}}}]";
+    let message = choose(&cluster, &pod("p", &format!("{container}\n{}", affinity("a")))).unwrap_err();
+    let expected = "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) didn't satisfy plugin(s) [NodeAffinity].";
+    assert_eq!(message, expected);
+    let message = choose(&cluster, &pod("p", &format!("{container}\n{}", affinity("nowhere")))).unwrap_err();
+    assert_eq!(message, "0/3 nodes are available: 3 node(s) didn't satisfy plugin(s) [NodeAffinity].");
 }
