@@ -7,8 +7,7 @@
 //!
 //! Mirrors apiextensions-apiserver's `status` (naming), `establish`, `finalizer` controllers and `customresource_handler`.
 //!
-//! Not here yet: validation rules in CEL and conversion webhooks (definitions that have them are refused by name); an
-//! index for field selectors.
+//! Not here yet: conversion webhooks (definitions that have them are refused by name); an index for field selectors.
 
 mod api_services;
 mod columns;
@@ -16,6 +15,7 @@ mod convert;
 mod names;
 mod resource;
 mod strategy;
+mod validation;
 
 use crate::admission::Reader;
 use crate::kinds::Resource;
@@ -140,6 +140,7 @@ impl Reconciler {
         let now = self.registry.now();
         self.update(name, |status, metadata| {
             names::set_status(status, definition, &conflicts, &now);
+            names::set_approval(status, definition, &now);
             add_finalizer(metadata);
         })
         .await?;

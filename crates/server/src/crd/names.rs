@@ -3,6 +3,7 @@
 //! Mirrors `pkg/controller/status/naming_controller.go` and `pkg/controller/establish`.
 
 use super::condition;
+use super::validation::{Approval, approval};
 use skiff_machinery::{Map, Value, list};
 
 /// A name that somebody else of the group has: what for, and which.
@@ -69,6 +70,34 @@ pub(super) fn set_condition(status: &mut Map, kind: &str, on: bool, reason: &str
                 map.insert("lastTransitionTime", time);
             }
             *old = new;
+        }
+    }
+}
+
+/// Says of a kind in one of Kubernetes' own groups whether it is approved (`pkg/controller/apiapproval`).
+pub(super) fn set_approval(status: &mut Map, definition: &Value, now: &str) {
+    let group = definition.str_at(&["spec", "group"]);
+    let protected = [".k8s.io", ".kubernetes.io"].iter().any(|own| group.ends_with(own));
+    if !protected {
+        return;
+    }
+    let own = definition.str_at(&["metadata", "annotations", "api-approved.kubernetes.io"]);
+    let kind = "KubernetesAPIApprovalPolicyConformant";
+    match approval(definition) {
+        None if own.starts_with("unapproved") => {
+            let message = format!("not approved: \"{own}\"");
+            set_condition(status, kind, false, "UnapprovedAnnotation", &message, now);
+        }
+        None => set_condition(status, kind, true, "ApprovedAnnotation", &format!("approved in {own}"), now),
+        Some(Approval::Missing) => {
+            let message = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111";
+            set_condition(status, kind, false, "MissingAnnotation", message, now);
+        }
+        Some(Approval::Bad(value)) => {
+            let message = format!(
+                "protected groups must have approval annotation \"api-approved.kubernetes.io\" with either a URL or a reason starting with \"unapproved\", but it is \"{value}\""
+            );
+            set_condition(status, kind, false, "InvalidAnnotation", &message, now);
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Rules of custom resources, and of their definitions.
 //!
-//! Mirrors `pkg/registry/customresource/strategy.go`, `status_strategy.go` and
-//! `pkg/apis/apiextensions/validation/validation.go`.
+//! Mirrors `pkg/registry/customresource/strategy.go` and `status_strategy.go`.
 
-use super::convert;
+use super::validation::{validate_definition, validate_stored_versions};
 use crate::kinds::Strategy;
 use crate::request::RequestContext;
-use skiff_machinery::names::{is_dns1035_label, is_dns1123_label, is_dns1123_subdomain};
-use skiff_machinery::schema::structural::{self, Structural};
+use skiff_machinery::names::is_dns1123_subdomain;
+use skiff_machinery::schema::structural::Structural;
 use skiff_machinery::{ErrorList, FieldError, FieldPath, GroupVersion, Map, Value};
 use std::sync::Arc;
 
@@ -157,15 +156,16 @@ impl Strategy for DefinitionStrategy {
     }
     fn validate(&self, context: &RequestContext, object: &Value) -> ErrorList {
         let mut errors = self.0.validate(context, object);
-        errors.extend(validate_definition(object));
+        errors.extend(validate_definition(object, None));
         errors
     }
     fn validate_update(&self, context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
         let mut errors = self.0.validate_update(context, object, old);
         // A definition that is on its way out may stay as it is.
         if object.get("spec") != old.get("spec") {
-            errors.extend(validate_definition(object));
+            errors.extend(validate_definition(object, Some(old)));
         }
+        errors.extend(validate_stored_versions(object));
         for field in ["group", "scope"] {
             let now = object.str_at(&["spec", field]);
             if now != old.str_at(&["spec", field]) {
@@ -202,122 +202,5 @@ fn default_names(object: &mut Value) {
     }
     if !spec.contains_key("conversion") {
         spec.insert("conversion", skiff_machinery::object! { "strategy": "None" });
-    }
-}
-
-fn validate_definition(stored: &Value) -> ErrorList {
-    let mut definition = stored.clone();
-    convert::from_storage(&mut definition);
-    let mut errors = ErrorList::new();
-    let path = FieldPath::new("spec");
-    let group = definition.str_at(&["spec", "group"]);
-    let plural = definition.str_at(&["spec", "names", "plural"]);
-    let wanted = format!("{plural}.{group}");
-    let name = definition.str_at(&["metadata", "name"]);
-    if name != wanted {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(FieldError::invalid(&FieldPath::new("metadata").child("name"), name, detail));
-    }
-    if group.is_empty() {
-        errors.push(FieldError::required(&path.child("group"), ""));
-    } else {
-        for mistake in is_dns1123_subdomain(group) {
-            errors.push(FieldError::invalid(&path.child("group"), group, mistake));
-        }
-        if !group.contains('.') {
-            errors.push(FieldError::invalid(&path.child("group"), group, "should be a domain with at least one dot"));
-        }
-        // Built-in groups are ours: a definition there would hide behind their paths.
-        let builtin = crate::kinds::builtin::resources().iter().any(|resource| resource.name.group == group);
-        if builtin {
-            errors.push(FieldError::forbidden(&path.child("group"), "the group is served by this server itself"));
-        }
-    }
-    let scope = definition.str_at(&["spec", "scope"]);
-    match scope {
-        "Cluster" | "Namespaced" => {}
-        "" => errors.push(FieldError::required(&path.child("scope"), "")),
-        other => errors.push(FieldError::not_supported(&path.child("scope"), other, &["Cluster", "Namespaced"])),
-    }
-    validate_names(&definition, &path, &mut errors);
-    if definition.str_at(&["spec", "conversion", "strategy"]) == "Webhook" {
-        let detail = "conversion webhooks are not built into this server yet";
-        errors.push(FieldError::forbidden(&path.child("conversion").child("strategy"), detail));
-    }
-    validate_versions(&definition, &path, &mut errors);
-    errors
-}
-
-fn validate_names(definition: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
-    let path = path.child("names");
-    for field in ["plural", "singular"] {
-        let name = definition.str_at(&["spec", "names", field]);
-        if name.is_empty() {
-            errors.push(FieldError::required(&path.child(field), ""));
-        } else {
-            for mistake in is_dns1035_label(name) {
-                errors.push(FieldError::invalid(&path.child(field), name, mistake));
-            }
-        }
-    }
-    for field in ["kind", "listKind"] {
-        let name = definition.str_at(&["spec", "names", field]);
-        if name.is_empty() {
-            errors.push(FieldError::required(&path.child(field), ""));
-        } else {
-            for mistake in is_dns1035_label(&name.to_lowercase()) {
-                errors.push(FieldError::invalid(
-                    &path.child(field),
-                    name,
-                    format!("may have mixed case, but should otherwise match: {mistake}"),
-                ));
-            }
-        }
-    }
-    if definition.str_at(&["spec", "names", "kind"]) == definition.str_at(&["spec", "names", "listKind"]) {
-        let name = definition.str_at(&["spec", "names", "listKind"]);
-        errors.push(FieldError::invalid(&path.child("listKind"), name, "kind and listKind may not be the same"));
-    }
-}
-
-fn validate_versions(definition: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
-    let path = path.child("versions");
-    let versions = definition.items_at(&["spec", "versions"]);
-    let mut storage = 0;
-    for (index, version) in versions.iter().enumerate() {
-        let path = path.index(index);
-        let name = version.str_at(&["name"]);
-        for mistake in is_dns1123_label(name) {
-            errors.push(FieldError::invalid(&path.child("name"), name, mistake));
-        }
-        if versions[..index].iter().any(|other| other.str_at(&["name"]) == name) {
-            errors.push(FieldError::invalid(&path.child("name"), name, "must be unique"));
-        }
-        storage += usize::from(version.get("storage").and_then(Value::as_bool) == Some(true));
-        let schema_path = path.child("schema");
-        let schema_path = schema_path.child("openAPIV3Schema");
-        match version.at(&["schema", "openAPIV3Schema"]) {
-            None => errors.push(FieldError::required(&schema_path, "schemas are required")),
-            Some(schema) => {
-                errors.extend(structural::check(schema, &schema_path));
-                match Structural::parse(schema, &schema_path) {
-                    Err(found) => {
-                        errors.extend(found.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>())
-                    }
-                    Ok(_) => {}
-                }
-            }
-        }
-        for (at, column) in version.items_at(&["additionalPrinterColumns"]).iter().enumerate() {
-            if let Err(error) = super::columns::Path::parse(column.str_at(&["jsonPath"])) {
-                let columns = path.child("additionalPrinterColumns");
-                let text = column.str_at(&["jsonPath"]);
-                errors.push(FieldError::invalid(&columns.index(at).child("jsonPath"), text, error.to_string()));
-            }
-        }
-    }
-    if storage != 1 {
-        let all = definition.at(&["spec", "versions"]).cloned().unwrap_or_default();
-        errors.push(FieldError::invalid(&path, all, "must have exactly one version marked as storage version"));
     }
 }

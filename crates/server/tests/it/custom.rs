@@ -34,7 +34,7 @@ fn widget(name: &str, spec: Value) -> Value {
 }
 
 /// Asks again until the answer is as wanted.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(15);
     while !look().await {
         assert!(Instant::now() < deadline, "{what} in time");
@@ -171,12 +171,67 @@ async fn what_cannot_be_served_is_refused_by_name() {
             with(&["spec", "versions", "0", "storage"], false.into()),
             "must have exactly one version marked as storage version",
         ),
+        (with(&["spec", "preserveUnknownFields"], true.into()), "cannot set to true"),
+        (
+            with(
+                &["spec", "versions", "0", "selectableFields"],
+                skiff_machinery::list![object! { "jsonPath": ".spec.parts" }],
+            ),
+            "must point to a field of type string, boolean or integer",
+        ),
+        (
+            with(&["spec", "versions", "0", "subresources", "scale", "specReplicasPath"], ".status.x".into()),
+            "should be a json path under .spec",
+        ),
+        (
+            with(&["spec", "versions", "0", "additionalPrinterColumns", "0", "type"], "text".into()),
+            "must be one of boolean,date,integer,number,string",
+        ),
         (with(&["spec", "scope"], "Global".into()), "supported values: \"Cluster\", \"Namespaced\""),
     ];
     for (definition, expected) in cases {
         let refused = api.post(DEFINITIONS, &definition).await.expect(422);
         assert!(refused.at(&["message"]).contains(expected), "{expected}: {}", refused.text());
     }
+}
+
+#[tokio::test]
+async fn protected_groups_want_an_approval_and_stored_versions_stay() {
+    let api = Api::new().await;
+    Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    let mut protected = definition();
+    let map = protected.as_object_mut().unwrap();
+    map.object_mut("metadata").insert("name", "widgets.example.k8s.io");
+    map.object_mut("spec").insert("group", "example.k8s.io");
+    let refused = api.post(DEFINITIONS, &protected).await.expect(422);
+    assert!(
+        refused.at(&["message"]).contains("metadata.annotations[api-approved.kubernetes.io]: Required value"),
+        "{}",
+        refused.text()
+    );
+    let annotations = object! { "api-approved.kubernetes.io": "unapproved, a test" };
+    protected.as_object_mut().unwrap().object_mut("metadata").insert("annotations", annotations);
+    api.post(DEFINITIONS, &protected).await.expect(201);
+    let path = format!("{DEFINITIONS}/widgets.example.k8s.io");
+    let mut shown = Value::Null;
+    until("the approval is looked at", async || {
+        shown = api.get(&path).await.expect(200).json();
+        shown.items_at(&["status", "conditions"]).iter().any(|condition| {
+            condition.str_at(&["type"]) == "KubernetesAPIApprovalPolicyConformant"
+                && condition.str_at(&["reason"]) == "UnapprovedAnnotation"
+        })
+    })
+    .await;
+    // The stored version cannot go as long as the status says that something is stored in it.
+    let renamed = r#"[{"op":"replace","path":"/spec/versions/0/name","value":"v2"}]"#;
+    let refused = api.patch(&path, "json-patch+json", renamed).await.expect(422);
+    assert!(
+        refused
+            .at(&["message"])
+            .contains("status.storedVersions[0]: Invalid value: \"v1\": must appear in spec.versions"),
+        "{}",
+        refused.text()
+    );
 }
 
 #[tokio::test]
@@ -203,7 +258,11 @@ async fn rules_in_cel_hold() {
     let path = format!("{WIDGETS}/a");
     api.patch(&path, "merge-patch+json", r#"{"spec":{"size":6}}"#).await.expect(200);
     let refused = api.patch(&path, "merge-patch+json", r#"{"spec":{"size":5}}"#).await.expect(422);
-    assert!(refused.at(&["message"]).contains("spec.size: Invalid value: \"object\": it cannot shrink"), "{}", refused.text());
+    assert!(
+        refused.at(&["message"]).contains("spec.size: Invalid value: \"object\": it cannot shrink"),
+        "{}",
+        refused.text()
+    );
     api.patch(&path, "merge-patch+json", r#"{"metadata":{"labels":{"a":"b"}}}"#).await.expect(200);
 }
 

@@ -261,6 +261,53 @@ async fn version_2_as_protobuf_holds_what_the_json_holds() {
     assert_eq!(properties, wanted);
 }
 
+#[tokio::test]
+async fn custom_kinds_are_published_and_withdrawn() {
+    let api = Api::new().await;
+    skiff_server::crd::Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    let mut definition = crate::custom::definition();
+    let version = &mut definition.as_object_mut().unwrap().object_mut("spec").get_mut("versions").unwrap();
+    let schema = version.as_array_mut().unwrap()[0].as_object_mut().unwrap().object_mut("schema");
+    let properties =
+        schema.object_mut("openAPIV3Schema").object_mut("properties").object_mut("spec").object_mut("properties");
+    for (name, text) in [
+        ("port", r#"{"x-kubernetes-int-or-string":true,"anyOf":[{"type":"integer"},{"type":"string"}]}"#),
+        ("maybe", r#"{"type":"string","nullable":true}"#),
+        (
+            "any",
+            r#"{"type":"object","x-kubernetes-preserve-unknown-fields":true,"properties":{"a":{"type":"string"}}}"#,
+        ),
+        (
+            "pod",
+            r#"{"type":"object","x-kubernetes-embedded-resource":true,"x-kubernetes-preserve-unknown-fields":true}"#,
+        ),
+    ] {
+        properties.insert(name, skiff_machinery::codec::json::from_str(text).unwrap());
+    }
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    api.post(path, &definition).await.expect(201);
+    let version3 = "/openapi/v3/apis/example.com/v1";
+    crate::custom::until("published", async || get(&api, version3, &[]).await.status == 200).await;
+    let document: Value = serde_json::from_slice(&get(&api, version3, &[]).await.body).unwrap();
+    let kind = &document["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(kind["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    let spec = &kind["properties"]["spec"]["properties"];
+    assert_eq!(spec["color"]["default"], "red");
+    assert_eq!(spec["maybe"]["nullable"], true);
+    assert_eq!(spec["pod"]["properties"]["kind"]["type"], "string");
+    let list = &document["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets"]["get"];
+    assert_eq!(list["operationId"], "listExampleComV1NamespacedWidget");
+    let whole: Value = serde_json::from_slice(&get(&api, "/openapi/v2", &[]).await.expect(200).body).unwrap();
+    let spec = &whole["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"];
+    // What version 2 cannot say is left open rather than said wrongly.
+    assert_eq!(spec["color"], serde_json::json!({"type": "string"}));
+    assert_eq!(spec["port"], serde_json::json!({"x-kubernetes-int-or-string": true}));
+    assert_eq!(spec["maybe"], serde_json::json!({}));
+    assert_eq!(spec["any"], serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    api.delete(&format!("{path}/widgets.example.com")).await;
+    crate::custom::until("withdrawn", async || get(&api, version3, &[]).await.status == 404).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_explains() {
     let api = Api::new().await;
