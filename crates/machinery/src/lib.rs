@@ -4,8 +4,9 @@
 //! **Owns** what an object *is*: how it is written in JSON, YAML and protobuf, how two versions of it are merged, how a
 //! mistake in it is named.
 //!
-//! **Must never know** about I/O, clocks, async runtimes, or any single kind's behaviour. A kind appears here only as
-//! data: an entry of the generated schema table. Custom resources use the same algorithms over a schema made at run
+//! **Must never know** about I/O, clocks, async runtimes, or any single kind's behaviour, but for what several components
+//! have to decide alike ([`scheduling`], [`resources`], [`quota`]). Else a kind appears here only as data: an entry of the
+//! generated schema table. Custom resources use the same algorithms over a schema made at run
 //! time.
 //!
 //! Start reading at [`value`] (the tree), then [`schema`] (what gives a tree its meaning), then [`codec`].
@@ -21,6 +22,8 @@ pub mod names;
 pub mod object;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
+pub mod resources;
 pub mod scheduling;
 pub mod schema;
 pub mod selector;

@@ -99,6 +99,10 @@ pub struct Informers {
     pub controller_revisions: Shared<Tree>,
     /// Jobs.
     pub jobs: Shared<Tree>,
+    /// ClusterRoles.
+    pub cluster_roles: Shared<Tree>,
+    /// ResourceQuotas.
+    pub resource_quotas: Shared<Tree>,
     /// Leases of `kube-node-lease`.
     pub node_leases: Shared<Tree>,
     /// The ConfigMaps named `kube-root-ca.crt`.
@@ -127,6 +131,8 @@ impl Informers {
             daemon_sets: Shared::new(context, "apps", "v1", "daemonsets", all()),
             controller_revisions: Shared::new(context, "apps", "v1", "controllerrevisions", all()),
             jobs: Shared::new(context, "batch", "v1", "jobs", all()),
+            cluster_roles: Shared::new(context, "rbac.authorization.k8s.io", "v1", "clusterroles", all()),
+            resource_quotas: Shared::new(context, "", "v1", "resourcequotas", all()),
             node_leases: Shared::new(
                 context,
                 "coordination.k8s.io",
@@ -159,6 +165,8 @@ impl Informers {
         self.daemon_sets.spawn(supervisor);
         self.controller_revisions.spawn(supervisor);
         self.jobs.spawn(supervisor);
+        self.cluster_roles.spawn(supervisor);
+        self.resource_quotas.spawn(supervisor);
         self.node_leases.spawn(supervisor);
         self.root_ca_config_maps.spawn(supervisor);
     }

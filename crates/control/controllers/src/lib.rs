@@ -10,6 +10,7 @@
 //! **Must never know** the server, the store, the scheduler or the kubelet. Each controller writes under its own service
 //! account's identity, so that its RBAC role is the upstream one and audit tells them apart.
 
+pub mod cluster_role_aggregation;
 pub mod context;
 pub mod daemonset;
 pub mod discovery;
@@ -24,8 +25,10 @@ pub mod ownership;
 pub mod pod;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod rollout;
 pub mod root_ca;
 pub mod service_account;
 pub mod template;
+pub mod ttl_after_finished;
 pub mod workload;

@@ -2,8 +2,8 @@
 
 use crate::context::{Clients, Context, Informers};
 use crate::{
-    daemonset, endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, rollout,
-    root_ca, service_account,
+    cluster_role_aggregation, daemonset, endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle,
+    pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, ttl_after_finished,
 };
 use skiff_base::clock::SharedClock;
 use skiff_base::metrics::Registry;
@@ -82,6 +82,9 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
     rollout::spawn(&context, &mut informers);
     daemonset::spawn(&context, &mut informers);
     job::spawn(&context, &mut informers);
+    ttl_after_finished::spawn(&context, &mut informers);
+    cluster_role_aggregation::spawn(&context, &mut informers);
+    resource_quota::spawn(&context, &mut informers);
     endpoints::spawn(&context, &mut informers);
     if !config.cluster_cidrs.is_empty() {
         node_ipam::spawn(&context, &mut informers, config.cluster_cidrs.clone());

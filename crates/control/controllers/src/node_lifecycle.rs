@@ -9,6 +9,7 @@
 use crate::context::{Context, Informers};
 use crate::pod::{PodView, condition};
 use crate::workload::set_condition;
+use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_base::task::OnFailure;
 use skiff_client::events::{EventType, Recorder, Reference};
@@ -16,7 +17,7 @@ use skiff_client::informer::Item;
 use skiff_client::leader::time;
 use skiff_client::{Client, ClientError, Patch, Store, Tree, WriteOptions};
 use skiff_machinery::{Map, Value, list, object};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,15 @@ struct Controller {
     recorder: Recorder,
     signs: HashMap<Arc<str>, Sign>,
     next_eviction: Option<Instant>,
+    /// Each node as it was seen last: how many are well decides how fast evicting taints may be put on.
+    seen: HashMap<Arc<str>, Health>,
+}
+
+/// Nodes that changed since they were looked at. Bounded by the number of nodes.
+#[derive(Default)]
+struct Changed {
+    names: Mutex<HashSet<Arc<str>>>,
+    wake: tokio::sync::Notify,
 }
 
 /// Builds the controller.
@@ -65,10 +75,13 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
     let client = context.clients.controller("node-controller");
     let recorder =
         Recorder::spawn(client.clone(), "node-controller", "", Arc::clone(&context.clock), &context.supervisor);
-    let changed = Arc::new(tokio::sync::Notify::new());
+    let changed = Arc::new(Changed::default());
     {
         let changed = Arc::clone(&changed);
-        informers.nodes.on_change(move |_| changed.notify_one());
+        informers.nodes.on_change(move |delta| {
+            changed.names.lock().insert(Arc::clone(&delta.key.name));
+            changed.wake.notify_one();
+        });
     }
     let mut controller = Controller {
         client,
@@ -79,17 +92,24 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         recorder,
         signs: HashMap::new(),
         next_eviction: None,
+        seen: HashMap::new(),
     };
     context.supervisor.spawn_abortable("node-lifecycle", OnFailure::EndComponent, async move {
         controller.nodes.synced().await;
         controller.leases.synced().await;
         controller.pods.synced().await;
         loop {
+            changed.names.lock().clear();
             controller.round().await;
-            // Taints follow conditions at once; silence is looked for each period.
-            tokio::select! {
-                () = changed.notified() => (),
-                () = controller.clock.sleep(MONITOR_PERIOD) => (),
+            let next = controller.clock.now() + MONITOR_PERIOD;
+            // Taints follow conditions at once, on the nodes that changed; silence is looked for each period, on all.
+            loop {
+                tokio::select! {
+                    () = changed.wake.notified() => (),
+                    () = controller.clock.sleep_until(next) => break,
+                }
+                let names = std::mem::take(&mut *changed.names.lock());
+                controller.look_at(&names).await;
             }
         }
     });
@@ -173,26 +193,63 @@ fn eviction_interval(all: usize, unhealthy: usize) -> Option<Duration> {
 impl Controller {
     async fn round(&mut self) {
         let nodes = self.nodes.list();
-        self.signs.retain(|name, _| nodes.iter().any(|node| node.key.name == *name));
-        let mut states = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            match self.observe(&node).await {
-                Ok(health) => states.push((node, health)),
-                Err(error) => tracing::debug!(node = %node.key, %error, "node status not written"),
+        let names: HashSet<&Arc<str>> = nodes.iter().map(|node| &node.key.name).collect();
+        self.signs.retain(|name, _| names.contains(name));
+        self.seen.retain(|name, _| names.contains(name));
+        // All are observed before one is acted on: taints depend on how many are well.
+        let mut observed = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            if let Some(health) = self.observe_or_say(node).await {
+                observed.push((node, health));
             }
         }
-        let unhealthy = states.iter().filter(|(_, health)| *health != Health::Ready).count();
-        let interval = eviction_interval(states.len(), unhealthy);
-        for (node, health) in &states {
-            if let Err(error) = self.bring_taints(node, *health, interval).await
-                && !error.is_not_found()
-                && !error.is_conflict()
-            {
-                tracing::warn!(node = %node.key, %error, "taints not written");
+        for (node, health) in observed {
+            self.act_on(node, health).await;
+        }
+    }
+
+    /// The same for a few nodes.
+    async fn look_at(&mut self, names: &HashSet<Arc<str>>) {
+        for name in names {
+            let Some(node) = self.nodes.get("", name) else {
+                self.seen.remove(name);
+                continue;
+            };
+            if let Some(health) = self.observe_or_say(&node).await {
+                self.act_on(&node, health).await;
             }
-            if *health != Health::Ready {
-                self.mark_pods_not_ready(node).await;
+        }
+    }
+
+    async fn observe_or_say(&mut self, node: &Item<Tree>) -> Option<Health> {
+        match self.observe(node).await {
+            Ok(health) => {
+                self.seen.insert(Arc::clone(&node.key.name), health);
+                Some(health)
             }
+            Err(error) => {
+                tracing::debug!(node = %node.key, %error, "node status not written");
+                None
+            }
+        }
+    }
+
+    async fn act_on(&mut self, node: &Item<Tree>, health: Health) {
+        // Most nodes are well, and then the others need not be counted.
+        let interval = if health == Health::Ready {
+            None
+        } else {
+            let unhealthy = self.seen.values().filter(|health| **health != Health::Ready).count();
+            eviction_interval(self.seen.len(), unhealthy)
+        };
+        if let Err(error) = self.bring_taints(node, health, interval).await
+            && !error.is_not_found()
+            && !error.is_conflict()
+        {
+            tracing::warn!(node = %node.key, %error, "taints not written");
+        }
+        if health != Health::Ready {
+            self.mark_pods_not_ready(node).await;
         }
     }
 

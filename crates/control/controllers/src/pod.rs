@@ -201,6 +201,10 @@ impl PodView {
     pub fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Succeeded | Phase::Failed)
     }
+    /// Whether it is being deleted and has not ended (`controller.IsPodTerminating`).
+    pub fn is_terminating(&self) -> bool {
+        self.deleted.is_some() && !self.is_finished()
+    }
     /// Whether it is ready.
     pub fn is_ready(&self) -> bool {
         self.ready_since.is_some()

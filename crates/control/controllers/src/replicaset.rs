@@ -115,8 +115,7 @@ impl Controller {
                 }
             };
         }
-        self.write_status(&owner, &selector, failure.as_ref().map(|(reason, error)| (*reason, error.to_string())))
-            .await?;
+        self.write_status(&owner, failure.as_ref().map(|(reason, error)| (*reason, error.to_string()))).await?;
         match failure {
             Some((_, error)) if !crate::workload::is_namespace_terminating(&error) => Err(error.into()),
             _ => Ok(self.next_availability(&owner)),
@@ -147,8 +146,10 @@ impl Controller {
 
     /// The set's active pods as the cache has them now.
     fn current(&self, owner: &Owner<'_>) -> Vec<Item<PodView>> {
-        let owned = self.pods.by_index(crate::context::BY_CONTROLLER, owner.uid());
-        owned.into_iter().filter(|pod| pod.value.is_active()).collect()
+        self.owned(owner).into_iter().filter(|pod| pod.value.is_active()).collect()
+    }
+    fn owned(&self, owner: &Owner<'_>) -> Vec<Item<PodView>> {
+        self.pods.by_index(crate::context::BY_CONTROLLER, owner.uid())
     }
 
     /// When a pod that is ready now becomes available.
@@ -165,15 +166,9 @@ impl Controller {
         waits.min().map(Duration::from_secs)
     }
 
-    async fn write_status(
-        &self,
-        owner: &Owner<'_>,
-        _selector: &Selector,
-        failure: Option<(&str, String)>,
-    ) -> Result<(), SyncError> {
+    async fn write_status(&self, owner: &Owner<'_>, failure: Option<(&str, String)>) -> Result<(), SyncError> {
         let now = epoch_seconds(self.clock.wall());
-        let pods = self.current(owner);
-        let status = new_status(owner.tree, &pods, failure, now, &time(self.clock.wall()));
+        let status = new_status(owner.tree, &self.owned(owner), failure, now, &time(self.clock.wall()));
         let old = owner.tree.get("status").cloned().unwrap_or_default();
         if same_status(&old, &status) {
             return Ok(());
@@ -193,13 +188,15 @@ impl Controller {
 fn same_status(old: &Value, new: &Value) -> bool {
     let numbers = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
     numbers.iter().all(|name| int_at(old, &[name], 0) == int_at(new, &[name], 0))
+        && old.get("terminatingReplicas").and_then(Value::as_int)
+            == new.get("terminatingReplicas").and_then(Value::as_int)
         && old.items_at(&["conditions"]) == new.items_at(&["conditions"])
 }
 
 /// The status that the pods make (`calculateStatus`), pure.
 fn new_status(
     set: &Value,
-    active: &[Item<PodView>],
+    owned: &[Item<PodView>],
     failure: Option<(&str, String)>,
     now: i64,
     timestamp: &str,
@@ -211,10 +208,14 @@ fn new_status(
     };
     let min_ready = int_at(set, &["spec", "minReadySeconds"], 0);
     let count = |test: &dyn Fn(&PodView) -> bool| {
-        i64::try_from(active.iter().filter(|pod| test(&pod.value)).count()).unwrap_or(i64::MAX)
+        let active = owned.iter().filter(|pod| pod.value.is_active());
+        i64::try_from(active.filter(|pod| test(&pod.value)).count()).unwrap_or(i64::MAX)
     };
+    let terminating = owned.iter().filter(|pod| pod.value.is_terminating()).count();
     let old = set.items_at(&["status", "conditions"]);
     let conditions = match failure {
+        // What was said first stays said until it is over.
+        Some(_) if old.iter().any(|known| known.str_at(&["type"]) == "ReplicaFailure") => old.to_vec(),
         Some((reason, message)) => {
             let condition = object! {
                 "type": "ReplicaFailure", "status": "True", "reason": reason, "message": message,
@@ -229,6 +230,7 @@ fn new_status(
     status.insert("fullyLabeledReplicas", count(&fully_labeled));
     status.insert("readyReplicas", count(&PodView::is_ready));
     status.insert("availableReplicas", count(&|pod| pod.is_available(min_ready, now)));
+    status.insert("terminatingReplicas", i64::try_from(terminating).unwrap_or(i64::MAX));
     status.insert("observedGeneration", int_at(set, &["metadata", "generation"], 0));
     if !conditions.is_empty() {
         status.insert("conditions", conditions);
@@ -250,7 +252,7 @@ mod tests {
 
     #[test]
     fn zero_counts_equal_absent_ones() {
-        let written = object! { "replicas": 0, "observedGeneration": 1 };
+        let written = object! { "replicas": 0, "observedGeneration": 1, "terminatingReplicas": 0 };
         let made = new_status(&object! { "metadata": object! { "generation": 1 } }, &[], None, 0, "");
         assert!(same_status(&written, &made));
     }

@@ -154,7 +154,7 @@ impl Controller {
     /// Stops and starts pods.
     async fn manage(&self, owner: &Owner<'_>, pods: &[Item<PodView>], facts: &Facts, now: i64) -> Managed {
         let ready = facts.active.iter().filter(|pod| pod.value.is_ready()).count();
-        let terminating = pods.iter().filter(|pod| plan::is_terminating(&pod.value)).count();
+        let terminating = pods.iter().filter(|pod| pod.value.is_terminating()).count();
         let mut managed = Managed { active: facts.active.len(), ready, terminating, again_at: None, outcome: Ok(()) };
         let plan = if facts.finish.is_some() {
             plan::Manage { delete: facts.active.clone(), ..plan::Manage::default() }

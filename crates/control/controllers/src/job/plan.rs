@@ -78,11 +78,6 @@ fn uncounted<'j>(job: &'j Value, field: &str) -> BTreeSet<&'j str> {
     job.items_at(&["status", "uncountedTerminatedPods", field]).iter().filter_map(Value::as_str).collect()
 }
 
-/// Pods that are being deleted and have not ended.
-pub(crate) fn is_terminating(pod: &PodView) -> bool {
-    pod.deleted.is_some() && !pod.is_finished()
-}
-
 /// Counts, and decides whether the job ends.
 pub(crate) fn facts(job: &Value, pods: &[Item<PodView>], now: i64) -> Facts {
     let mut facts = Facts::default();
@@ -262,7 +257,7 @@ pub(crate) fn manage(job: &Value, pods: &[Item<PodView>], facts: &Facts, now: i6
     }
     // A pod that is still ending holds its place, when the job replaces pods only once they failed.
     let ending =
-        if only_replace_failed(job) { pods.iter().filter(|pod| is_terminating(&pod.value)).count() } else { 0 };
+        if only_replace_failed(job) { pods.iter().filter(|pod| pod.value.is_terminating()).count() } else { 0 };
     let missing = usize::try_from(wanted - running).unwrap_or(0).saturating_sub(ending);
     if missing == 0 {
         return Manage::default();
@@ -291,7 +286,7 @@ fn free_indexes<'a>(job: &'a Value, pods: &'a [Item<PodView>], facts: &'a Facts)
     let index = |pod: &Item<PodView>| index_of(job, &pod.value);
     let mut taken: BTreeSet<i64> = facts.active.iter().filter_map(index).collect();
     if only_replace_failed(job) {
-        taken.extend(pods.iter().filter(|pod| is_terminating(&pod.value)).filter_map(index));
+        taken.extend(pods.iter().filter(|pod| pod.value.is_terminating()).filter_map(index));
     }
     let is_failed = |index: i64| facts.failed_indexes.as_ref().is_some_and(|failed| failed.contains(index));
     (0..completions(job).unwrap_or(0))

@@ -4,3 +4,4 @@
 mod cluster;
 mod garbage_collection;
 mod jobs;
+mod small;

@@ -1,14 +1,12 @@
 //! `ResourceQuota`: what a namespace may have altogether. Every write that costs something is charged to the quotas of its
 //! namespace with compare-and-set before it is stored, so that writers at the same time cannot exceed them together.
 //!
-//! Upstream's controller counts what is really there; it is not here yet. So the plug-in counts itself, from the caches,
-//! when a quota's status does not belong to its spec, and before it refuses: what was deleted meanwhile is then free
-//! again. `status.used` can therefore show more than there is.
+//! The resource quota controller counts what is really there and writes it to `status.used`. The plug-in counts too, from
+//! the caches, when a quota's status does not belong to its spec yet, and before it refuses: what was deleted a moment ago
+//! is then free again.
 //!
 //! Mirrors apiserver/pkg/admission/plugin/resourcequota (`CheckRequest` above all).
 
-mod evaluate;
-mod scopes;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +14,10 @@ use super::attributes::named;
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
 use crate::kinds::core::pod::resources::{Amounts, add, amounts};
 use crate::kinds::tree::Tree;
-use evaluate::Evaluator;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
+use skiff_machinery::quota::{self, Evaluator};
 use skiff_machinery::{ApiError, GroupResource, Map, Value};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +48,7 @@ impl ResourceQuota {
     async fn review(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
         let namespace = attributes.namespace;
         let Some(evaluator) = Evaluator::of(&attributes.resource.name) else { return Ok(()) };
-        if namespace.is_empty() || !evaluator.handles(attributes.operation, attributes.subresource) {
+        if namespace.is_empty() || !may_cost(&evaluator, attributes.operation, attributes.subresource) {
             return Ok(());
         }
         let quotas = self.reader.list(&self.quotas, Some(namespace));
@@ -97,7 +95,7 @@ impl ResourceQuota {
         let name = quota.str_at(&["metadata", "name"]);
         let hard = amounts(quota.at(&["spec", "hard"]));
         let restricted: Vec<&str> = hard.keys().map(String::as_str).filter(|name| evaluator.counts(name)).collect();
-        if restricted.is_empty() || !scopes::matches(quota, evaluator, object) {
+        if restricted.is_empty() || !quota::matches(quota, evaluator, object) {
             return Ok(None);
         }
         evaluator
@@ -146,7 +144,7 @@ impl ResourceQuota {
         }
         if attributes.operation == Operation::Update
             && let Some(old) = &attributes.old
-            && scopes::matches(quota, evaluator, old)
+            && quota::matches(quota, evaluator, old)
         {
             let before = evaluator.usage(old, now);
             for (name, amount) in &mut usage {
@@ -174,7 +172,7 @@ impl ResourceQuota {
             .collect();
         for evaluator in evaluators {
             for object in self.reader.list(&evaluator.resource(), Some(attributes.namespace)) {
-                if scopes::matches(quota, &evaluator, &object) {
+                if quota::matches(quota, &evaluator, &object) {
                     let mut usage = evaluator.usage(&object, &attributes.context.now);
                     usage.retain(|name, _| hard.contains_key(name));
                     add(&mut used, &usage);
@@ -183,6 +181,16 @@ impl ResourceQuota {
         }
         used
     }
+}
+
+/// Whether a write may cost anything.
+fn may_cost(evaluator: &Evaluator, operation: Operation, subresource: &str) -> bool {
+    matches!(
+        (evaluator, subresource, operation),
+        (_, "", Operation::Create)
+            | (Evaluator::Services | Evaluator::Claims, "", Operation::Update)
+            | (Evaluator::Pods, "resize", Operation::Update)
+    )
 }
 
 /// What does not fit.

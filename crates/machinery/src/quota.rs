@@ -1,22 +1,28 @@
-//! What objects cost: pure functions from an object to amounts by the names that quotas use.
+//! What objects cost: pure functions from an object to amounts by the names that quotas use. Admission charges by them
+//! and the controller counts by them.
 //!
 //! Mirrors pkg/quota/v1/evaluator/core (pods.go, services.go, persistent_volume_claims.go) and
 //! apiserver/pkg/quota/v1/generic.
 
-use super::super::Operation;
-use super::super::attributes::containers;
-use crate::kinds::core::pod::resources::{Amounts, add, amounts, pod_limits, pod_requests};
-use crate::kinds::tree::Tree;
-use crate::registry::wire;
-use skiff_machinery::quantity::{Format, Quantity};
-use skiff_machinery::{GroupResource, Value};
+mod scopes;
+
+pub use scopes::matches;
+
+use crate::meta::GroupResource;
+use crate::quantity::{Format, Quantity};
+use crate::resources::{Amounts, add, amounts, pod_limits, pod_requests};
+use crate::time::Timestamp;
+use crate::value::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a kind is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Evaluator {
+pub enum Evaluator {
+    /// Pods: what they ask for and may use.
     Pods,
+    /// Services: node ports and load balancers.
     Services,
+    /// PersistentVolumeClaims: storage, by class too.
     Claims,
     /// Only its objects.
     Objects(GroupResource),
@@ -47,7 +53,7 @@ fn has_bare_name(resource: &GroupResource) -> bool {
 
 impl Evaluator {
     /// For a kind; events are never limited.
-    pub(super) fn of(resource: &GroupResource) -> Option<Self> {
+    pub fn of(resource: &GroupResource) -> Option<Self> {
         match (resource.group.as_str(), resource.resource.as_str()) {
             ("" | "events.k8s.io", "events") => None,
             ("", "pods") => Some(Self::Pods),
@@ -58,7 +64,7 @@ impl Evaluator {
     }
 
     /// The kind whose objects a quota's name counts.
-    pub(super) fn of_name(name: &str) -> Self {
+    pub fn of_name(name: &str) -> Self {
         let core = |resource: &str| GroupResource::new("", resource);
         if let Some(counted) = name.strip_prefix("count/") {
             let (resource, group) = counted.split_once('.').unwrap_or((counted, ""));
@@ -73,7 +79,7 @@ impl Evaluator {
     }
 
     /// The kind.
-    pub(super) fn resource(&self) -> GroupResource {
+    pub fn resource(&self) -> GroupResource {
         match self {
             Self::Pods => GroupResource::new("", "pods"),
             Self::Services => GroupResource::new("", "services"),
@@ -82,18 +88,8 @@ impl Evaluator {
         }
     }
 
-    /// Whether a write of it may cost anything.
-    pub(super) fn handles(&self, operation: Operation, subresource: &str) -> bool {
-        matches!(
-            (self, subresource, operation),
-            (_, "", Operation::Create)
-                | (Self::Services | Self::Claims, "", Operation::Update)
-                | (Self::Pods, "resize", Operation::Update)
-        )
-    }
-
     /// Whether a quota's name limits this kind (`MatchingResources`).
-    pub(super) fn counts(&self, name: &str) -> bool {
+    pub fn counts(&self, name: &str) -> bool {
         if name == count_name(&self.resource()) {
             return true;
         }
@@ -115,7 +111,7 @@ impl Evaluator {
     }
 
     /// What an object costs (`Usage`).
-    pub(super) fn usage(&self, object: &Value, now: &str) -> Amounts {
+    pub fn usage(&self, object: &Value, now: &str) -> Amounts {
         let mut usage = Amounts::from([(count_name(&self.resource()), one())]);
         match self {
             Self::Pods if lives(object, now) => {
@@ -136,7 +132,7 @@ impl Evaluator {
     }
 
     /// Why an object may not be there at all under a quota that limits `names` (`Constraints`).
-    pub(super) fn constraint(&self, names: &[&str], object: &Value) -> Result<(), String> {
+    pub fn constraint(&self, names: &[&str], object: &Value) -> Result<(), String> {
         if *self != Self::Pods {
             return Ok(());
         }
@@ -145,11 +141,11 @@ impl Evaluator {
             return Ok(());
         }
         let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for container in containers(spec).filter(|container| !is_ephemeral(spec, container)) {
+        for container in ["initContainers", "containers"].into_iter().flat_map(|group| spec.items_at(&[group])) {
             let of = |which| amounts(container.at(&["resources", which]));
             let stated = compute(&of("requests"), &of("limits"));
             for name in names.iter().filter(|name| STATED.contains(name) && !stated.contains_key(**name)) {
-                missing.entry(name).or_default().insert(container.text("name"));
+                missing.entry(name).or_default().insert(container.str_at(&["name"]));
             }
         }
         if missing.is_empty() {
@@ -161,10 +157,6 @@ impl Evaluator {
             .collect();
         Err(format!("must specify {}", parts.join("; ")))
     }
-}
-
-fn is_ephemeral(spec: &Value, container: &Value) -> bool {
-    spec.items("ephemeralContainers").iter().any(|other| std::ptr::eq(other, container))
 }
 
 /// `IsExtendedResourceName`.
@@ -181,7 +173,10 @@ fn lives(pod: &Value, now: &str) -> bool {
     let grace = pod.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_int);
     match grace {
         // Whoever should have ended it is gone. Text order is time order.
-        Some(grace) if !since.is_empty() => now <= wire::add_seconds(since, grace).as_str(),
+        Some(grace) if !since.is_empty() => match (Timestamp::parse(since), u64::try_from(grace)) {
+            (Ok(since), Ok(grace)) => now <= since.plus(std::time::Duration::from_secs(grace)).to_time_text().as_str(),
+            _ => true,
+        },
         _ => true,
     }
 }
@@ -208,13 +203,17 @@ fn compute(requests: &Amounts, limits: &Amounts) -> Amounts {
 
 fn service(service: &Value, usage: &mut Amounts) {
     let Some(spec) = service.get("spec") else { return };
-    let ports = spec.items("ports");
+    let ports = spec.items_at(&["ports"]);
     let suppressed = spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) == Some(false);
-    let (node_ports, balancers) = match spec.text("type") {
+    let (node_ports, balancers) = match spec.str_at(&["type"]) {
         "NodePort" => (ports.len(), 0),
-        "LoadBalancer" if suppressed => {
-            (ports.iter().filter(|port| port.int("nodePort").is_some_and(|port| port != 0)).count(), 1)
-        }
+        "LoadBalancer" if suppressed => (
+            ports
+                .iter()
+                .filter(|port| port.get("nodePort").and_then(Value::as_int).is_some_and(|port| port != 0))
+                .count(),
+            1,
+        ),
         "LoadBalancer" => (ports.len(), 1),
         _ => (0, 0),
     };

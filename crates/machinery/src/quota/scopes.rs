@@ -2,17 +2,17 @@
 //!
 //! Mirrors `podMatchesScopeFunc` (pkg/quota/v1/evaluator/core/pods.go) and `pvcMatchesScopeFunc` beside it.
 
-use super::evaluate::Evaluator;
-use crate::kinds::core::pod::resources::quality_of_service;
-use crate::kinds::tree::Tree;
-use skiff_machinery::Value;
+use super::Evaluator;
+use crate::resources::quality_of_service;
+use crate::value::Value;
 
 /// Whether every scope of the quota has the object. Kinds without scopes are in none.
-pub(super) fn matches(quota: &Value, evaluator: &Evaluator, object: &Value) -> bool {
+pub fn matches(quota: &Value, evaluator: &Evaluator, object: &Value) -> bool {
     let Some(spec) = quota.get("spec") else { return true };
-    let plain = spec.items("scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
+    let plain = spec.items_at(&["scopes"]).iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
     let selected = spec.items_at(&["scopeSelector", "matchExpressions"]).iter();
-    let selected = selected.map(|term| (term.text("scopeName"), term.text("operator"), term.items("values")));
+    let selected =
+        selected.map(|term| (term.str_at(&["scopeName"]), term.str_at(&["operator"]), term.items_at(&["values"])));
     plain.chain(selected).all(|(scope, operator, values)| match evaluator {
         Evaluator::Pods => pod_in(object, scope, operator, values),
         Evaluator::Claims if scope == "VolumeAttributesClass" => {
@@ -35,13 +35,13 @@ pub(super) fn matches(quota: &Value, evaluator: &Evaluator, object: &Value) -> b
 
 fn pod_in(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> bool {
     let Some(spec) = pod.get("spec") else { return false };
-    let ends = spec.int("activeDeadlineSeconds").is_some_and(|seconds| seconds >= 0);
+    let ends = spec.get("activeDeadlineSeconds").and_then(Value::as_int).is_some_and(|seconds| seconds >= 0);
     match scope {
         "Terminating" => ends,
         "NotTerminating" => !ends,
         "BestEffort" => quality_of_service(spec) == "BestEffort",
         "NotBestEffort" => quality_of_service(spec) != "BestEffort",
-        "PriorityClass" => fits(spec.text("priorityClassName"), operator, values),
+        "PriorityClass" => fits(spec.str_at(&["priorityClassName"]), operator, values),
         "CrossNamespacePodAffinity" => crosses_namespaces(spec),
         _ => false,
     }
@@ -60,12 +60,15 @@ fn fits(value: &str, operator: &str, values: &[Value]) -> bool {
 
 /// `usesCrossNamespacePodAffinity`.
 fn crosses_namespaces(spec: &Value) -> bool {
-    let crosses = |term: &Value| term.has_some("namespaces") || term.has("namespaceSelector");
+    let crosses = |term: &Value| {
+        !term.items_at(&["namespaces"]).is_empty()
+            || term.get("namespaceSelector").is_some_and(|selector| !selector.is_null())
+    };
     ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
         let Some(affinity) = spec.at(&["affinity", kind]) else { return false };
-        affinity.items("requiredDuringSchedulingIgnoredDuringExecution").iter().any(crosses)
+        affinity.items_at(&["requiredDuringSchedulingIgnoredDuringExecution"]).iter().any(crosses)
             || affinity
-                .items("preferredDuringSchedulingIgnoredDuringExecution")
+                .items_at(&["preferredDuringSchedulingIgnoredDuringExecution"])
                 .iter()
                 .any(|weighted| weighted.get("podAffinityTerm").is_some_and(crosses))
     })
