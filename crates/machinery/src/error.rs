@@ -203,6 +203,10 @@ impl FieldError {
     pub fn invalid(path: &FieldPath<'_>, value: impl Into<Value>, detail: impl AsRef<str>) -> Self {
         Self::with_value(FieldErrorType::Invalid, path, &value.into(), detail.as_ref())
     }
+    /// A value that cannot be accepted and is not shown (`field.OmitValueType`).
+    pub fn invalid_hidden(path: &FieldPath<'_>, detail: impl AsRef<str>) -> Self {
+        Self::without_value(FieldErrorType::Invalid, path, detail.as_ref())
+    }
     /// A value of the wrong type.
     pub fn type_invalid(path: &FieldPath<'_>, value: impl Into<Value>, detail: impl AsRef<str>) -> Self {
         Self::with_value(FieldErrorType::TypeInvalid, path, &value.into(), detail.as_ref())

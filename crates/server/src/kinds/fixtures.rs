@@ -6,6 +6,7 @@
 //! {"spec":{}}                          a new object, as JSON on one or more lines
 //! ~ {"spec":{"x":1}}                   or: what an update of it changes, as a merge patch
 //! < spec: Invalid value: ...           every mistake, in order; none: it is accepted
+//! ! spec.x: deprecated ...             every warning of what is accepted
 //! ```
 //!
 //! `SKIFF_BLESS=1 cargo test -p skiff-server manifests_and_their_mistakes` writes what was found into the files, to be
@@ -26,7 +27,7 @@ struct Case<'t> {
     kind: &'t str,
     object: String,
     patch: Option<String>,
-    mistakes: Vec<&'t str>,
+    answers: Vec<&'t str>,
 }
 
 fn cases(text: &str) -> Vec<Case<'_>> {
@@ -36,13 +37,13 @@ fn cases(text: &str) -> Vec<Case<'_>> {
             continue;
         }
         if let Some(kind) = line.strip_prefix("> ") {
-            let (object, patch, mistakes) = (String::new(), None, Vec::new());
-            cases.push(Case { line: index + 1, kind, object, patch, mistakes });
+            let (object, patch, answers) = (String::new(), None, Vec::new());
+            cases.push(Case { line: index + 1, kind, object, patch, answers });
             continue;
         }
         let case = cases.last_mut().expect("a case begins with its kind");
-        if let Some(mistake) = line.strip_prefix("< ") {
-            case.mistakes.push(mistake);
+        if line.starts_with("< ") || line.starts_with("! ") {
+            case.answers.push(line);
         } else if let Some(patch) = line.strip_prefix("~ ") {
             case.patch = Some(patch.to_owned());
         } else if let Some(patch) = &mut case.patch {
@@ -76,7 +77,8 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-fn mistakes(case: &Case<'_>) -> Vec<String> {
+/// Mistakes, or warnings when there are none, as lines of the file.
+fn answers(case: &Case<'_>) -> Vec<String> {
     let (kind, view) = case.kind.split_once('@').unwrap_or((case.kind, ""));
     let kind = kind.trim();
     let resource = resources()
@@ -96,7 +98,8 @@ fn mistakes(case: &Case<'_>) -> Vec<String> {
     let Some(patch) = &case.patch else {
         let prefix = main.validate_name(object.str_at(&["metadata", "name"]), false);
         let named = prefix.into_iter().map(|mistake| format!("metadata.name: {mistake}"));
-        return named.chain(main.validate(&context, &object).iter().map(ToString::to_string)).collect();
+        let mistakes = named.chain(main.validate(&context, &object).iter().map(ToString::to_string)).collect();
+        return lines(mistakes, || main.warnings(&context, &object, None));
     };
     let strategy: &dyn Strategy = match view.trim() {
         "" => main,
@@ -109,7 +112,15 @@ fn mistakes(case: &Case<'_>) -> Vec<String> {
     merge(&mut object, &read(patch));
     main.default(&resource.storage, &mut object);
     strategy.prepare_for_update(&context, &mut object, &old);
-    strategy.validate_update(&context, &object, &old).iter().map(ToString::to_string).collect()
+    let mistakes = strategy.validate_update(&context, &object, &old).iter().map(ToString::to_string).collect();
+    lines(mistakes, || strategy.warnings(&context, &object, Some(&old)))
+}
+
+fn lines(mistakes: Vec<String>, warnings: impl FnOnce() -> Vec<String>) -> Vec<String> {
+    match mistakes.is_empty() {
+        true => warnings().into_iter().map(|text| format!("! {text}")).collect(),
+        false => mistakes.into_iter().map(|text| format!("< {text}")).collect(),
+    }
 }
 
 /// The file with what is found now.
@@ -119,12 +130,12 @@ fn blessed(text: &str, cases: &[Case<'_>]) -> String {
     let flush = |of: &mut Option<usize>, out: &mut String| {
         let Some(line) = of.take() else { return };
         let case = cases.iter().find(|case| case.line == line).unwrap();
-        for mistake in mistakes(case) {
-            out.push_str(&format!("< {mistake}\n"));
+        for answer in answers(case) {
+            out.push_str(&format!("{answer}\n"));
         }
     };
     for (index, line) in text.lines().enumerate() {
-        if line.starts_with("< ") {
+        if line.starts_with("< ") || line.starts_with("! ") {
             continue;
         }
         if line.is_empty() {
@@ -156,12 +167,12 @@ fn manifests_and_their_mistakes() {
         }
         for case in cases {
             count += 1;
-            let found = mistakes(&case);
-            if found != case.mistakes {
+            let found = answers(&case);
+            if found != case.answers {
                 let name = file.file_name().unwrap().to_string_lossy().into_owned();
                 wrong.push_str(&format!("\n{name}:{} {}\n", case.line, case.kind));
                 for line in found {
-                    wrong.push_str(&format!("< {line}\n"));
+                    wrong.push_str(&format!("{line}\n"));
                 }
             }
         }

@@ -17,6 +17,7 @@ mod defaults;
 mod fields;
 mod flow_control;
 mod groups;
+mod jobs;
 mod names;
 mod networking;
 mod prepare;
@@ -26,6 +27,7 @@ mod strategy;
 mod table;
 pub(crate) mod tree;
 mod unbuilt;
+mod warnings;
 mod workloads;
 
 use crate::request::RequestContext;

@@ -102,6 +102,16 @@ const WARNINGS: &[(&str, &str, &str)] = &[
         "LeaseCandidates are stored, but coordinated leader election is not built yet",
     ),
     (
+        "flowcontrol.apiserver.k8s.io",
+        "flowschemas",
+        "FlowSchemas are stored, but requests are not sorted into priority levels yet: one limit holds for all",
+    ),
+    (
+        "flowcontrol.apiserver.k8s.io",
+        "prioritylevelconfigurations",
+        "PriorityLevelConfigurations are stored, but requests are not sorted into priority levels yet: one limit holds for all",
+    ),
+    (
         "apiregistration.k8s.io",
         "apiservices",
         "APIServices are stored, but aggregation is not built yet: nothing is proxied",

@@ -33,17 +33,21 @@ pub(crate) fn validate(_: &RequestContext, pod: &Value) -> ErrorList {
 
 /// The pod template at `path`: its labels, annotations and spec.
 pub(crate) fn template(errors: &mut ErrorList, path: &FieldPath<'_>, template: Option<&Value>) {
+    template_metadata(errors, path, template);
     let empty = Value::Object(skiff_machinery::Map::new());
-    let template = template.unwrap_or(&empty);
-    let metadata = path.child("metadata");
-    check::labels(errors, &path.child("labels"), template.object_at(&["metadata", "labels"]));
-    check::annotations(errors, &metadata.child("annotations"), template.object_at(&["metadata", "annotations"]));
     let path = path.child("spec");
-    let spec = template.get("spec").unwrap_or(&empty);
+    let spec = template.and_then(|template| template.get("spec")).unwrap_or(&empty);
     pod_spec(errors, &path, spec);
     if spec.has_some("ephemeralContainers") {
         errors.forbidden(&path.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
+}
+
+/// Labels and annotations of the pod template at `path`, where upstream looks for them.
+pub(crate) fn template_metadata(errors: &mut ErrorList, path: &FieldPath<'_>, template: Option<&Value>) {
+    let of = |field| template.and_then(|template| template.object_at(&["metadata", field]));
+    check::labels(errors, &path.child("labels"), of("labels"));
+    check::annotations(errors, &path.child("annotations"), of("annotations"));
 }
 
 /// `ValidatePodSpec`.
@@ -285,7 +289,7 @@ fn dns_config(errors: &mut ErrorList, path: &FieldPath<'_>, spec: &Value) {
 }
 
 fn pod_numbers(errors: &mut ErrorList, path: &FieldPath<'_>, spec: &Value) {
-    errors.non_negative(&path.child("terminationGracePeriodSeconds"), spec.int("terminationGracePeriodSeconds"));
+    // A negative grace period is accepted: it counts as one second.
     if let Some(seconds) = spec.int("activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
