@@ -259,6 +259,10 @@ impl Plane {
             None => self.pki.kubelet_server(&dir, &self.config.node_name, &addresses, now).map_err(explain_pki)?,
         };
         let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
+        // All ports before anything is made on the machine: one that cannot be had leaves nothing behind.
+        if let Some(proxy) = &node.proxy {
+            proxy::check_ports(proxy)?;
+        }
         let serving = {
             let _on_its_threads = owner.runtime().enter();
             agent::Serving {
@@ -287,11 +291,10 @@ impl Plane {
         // Started on the node's own threads, so that all its tasks live there.
         let (clock, tasks) = (Arc::clone(&self.clock), owner.clone());
         let started = owner.runtime().spawn(async move { agent::start(config, client, serving, &clock, &tasks).await });
-        let own_image = started.await.context("starting the node")??;
+        started.await.context("starting the node")??;
         if let Some(options) = &node.proxy {
             let client = self.door.client("system:kube-proxy", &[], "kube-proxy");
             let options = Arc::new(options.clone());
-            proxy::check_ports(&options)?;
             let (name, clock) = (self.config.node_name.clone(), Arc::clone(&self.clock));
             keep(owner, "kube-proxy", &self.clock, move |run| {
                 let (client, options, name, clock) =
@@ -300,16 +303,16 @@ impl Plane {
             });
         }
         if node.dns {
-            self.install_dns(&own_image).await?;
+            self.install_dns().await?;
         }
         Ok((pair, identity))
     }
 
-    async fn install_dns(&self, image: &str) -> anyhow::Result<()> {
+    async fn install_dns(&self) -> anyhow::Result<()> {
         let client = self.door.client("system:admin", &["system:masters"], "skiff");
         let api = SocketAddr::new(self.config.advertise, self.address.port()).to_string();
         let dns = self.config.dns_ip.to_string();
-        addons::install_dns(&client, image, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
+        addons::install_dns(&client, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
     }
 
     /// Where people and components on this machine reach the API server.

@@ -122,6 +122,36 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
+fn a_nodes_port_that_is_taken() {
+    if !is_root() {
+        println!("skipped: a node needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let held = TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    let port = held.local_addr().unwrap().port();
+    let cases = [
+        (format!("--kubelet-port={port}"), "kubelet: ", "choose another port with --kubelet-port"),
+        (
+            format!("--kube-proxy-arg=metrics-bind-address=0.0.0.0:{port}"),
+            "kube-proxy: ",
+            "choose another port with --kube-proxy-arg metrics-bind-address=...",
+        ),
+    ];
+    for (arg, who, hint) in cases {
+        // Ports come before anything that a node makes on the machine: nothing is left of it.
+        let (code, text) = last_words(skiff().args(node(dir.path())).arg(arg));
+        if text.contains("this machine cannot run pods") {
+            println!("skipped: {text}");
+            return;
+        }
+        assert!(text.contains(who) && text.contains(hint), "{text}");
+        assert!(text.contains(&format!("0.0.0.0:{port} is in use by pid {}", std::process::id())), "{text}");
+        assert_eq!(code, 1);
+    }
+}
+
+#[test]
 fn a_directory_that_another_server_has() {
     let dir = tempfile::tempdir().unwrap();
     let (server, _) = Running::server(&mut plane(dir.path()), &dir.path().join("log"));
