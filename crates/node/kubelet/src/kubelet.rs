@@ -1,14 +1,18 @@
 //! The running kubelet: informers feed actors, the node reports.
 
 use crate::cgroups::{self, PodCgroupError, PodCgroups};
+use crate::eviction::{self, Threshold};
+use crate::images_gc::{self, ImageCollector};
 use crate::metrics::Metrics;
 use crate::node::{Machine, Node};
 use crate::pod::container;
 use crate::pod::spec::Pod;
+use crate::pressure::{Observe, Pressure};
 use crate::rotation;
 use crate::shared::Shared;
 use crate::source::Pods;
 use crate::static_pods::{self, StaticPods};
+use crate::stats::Rates;
 use crate::volumes::Volumes;
 use parking_lot::{Mutex, RwLock};
 use skiff_base::clock::{SharedClock, SystemClock};
@@ -20,10 +24,13 @@ use skiff_linux::cgroup::Hierarchy;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the directory of static pods is looked at: one `stat` for each file.
 const STATIC_PODS: Duration = Duration::from_secs(1);
+
+/// How often what nobody wants is looked for.
+const ORPHANS: Duration = Duration::from_secs(60);
 
 /// What a kubelet is told. [`Config::default`] has upstream's defaults.
 pub struct Config {
@@ -60,6 +67,12 @@ pub struct Config {
     /// Most processes of a pod (`podPidsLimit`); negative is unlimited. Upstream's default is unlimited: a fork bomb
     /// would take the whole node.
     pub pod_pids_limit: i64,
+    /// When pods are evicted (`evictionHard`).
+    pub eviction_hard: Vec<Threshold>,
+    /// When images are collected.
+    pub image_gc: images_gc::Policy,
+    /// Says what there is of the node's resources; `None` looks at the machine.
+    pub observe: Option<Observe>,
     /// Sysctls that pods may set beyond the safe ones.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Time.
@@ -85,6 +98,9 @@ impl Default for Config {
             log_rotation: rotation::Policy::default(),
             cgroups: None,
             pod_pids_limit: 4096,
+            eviction_hard: eviction::defaults(),
+            image_gc: images_gc::Policy::default(),
+            observe: None,
             allowed_unsafe_sysctls: Vec::new(),
             clock: SystemClock::shared(),
         }
@@ -202,6 +218,9 @@ impl Kubelet {
             unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             cgroups: cgroups.clone(),
             metrics: Metrics::new(&config.node_name),
+            rates: Rates::default(),
+            node_changed: tokio::sync::Notify::new(),
+            configuration: crate::server::configuration(&config),
             tokens: Mutex::default(),
         });
         let pods = Pods::new(Arc::clone(&shared));
@@ -221,17 +240,35 @@ impl Kubelet {
             OnFailure::EndComponent,
             rotation::run(Arc::clone(&shared), config.log_rotation),
         );
+        let images = Arc::new(ImageCollector::new(Arc::clone(&shared), config.image_gc));
+        let collect = Arc::clone(&images).run();
+        supervisor.spawn_abortable("image collection", OnFailure::EndComponent, collect);
+        let (thresholds, observe) = (config.eviction_hard.clone(), config.observe.clone());
+        let pressure = Pressure::new(Arc::clone(&shared), Arc::clone(&pods), images, thresholds, observe);
+        supervisor.spawn_abortable("eviction", OnFailure::EndComponent, pressure.run());
+        let known = Arc::new(tokio::sync::Notify::new());
         if let Some(cgroups) = cgroups {
-            let keep = Arc::clone(&pods).keep_cgroups(cgroups);
-            supervisor.spawn_abortable("pod cgroups", OnFailure::EndComponent, keep);
+            let (keeper, known) = (Arc::clone(&pods), Arc::clone(&known));
+            supervisor.spawn_abortable("pod cgroups", OnFailure::EndComponent, async move {
+                // Until the sources are known, the cgroup of every running pod looks like nobody's.
+                known.notified().await;
+                keeper.keep_cgroups(cgroups).await;
+            });
         }
-        follow_api(&client, &config, &shared, &pods, supervisor);
+        follow_api(&client, &config, &shared, &pods, known, supervisor);
         Ok(Self { shared, pods })
     }
 }
 
-/// Watches the pods that are bound here, and static manifests; then ends what nobody wants.
-fn follow_api(client: &Client, config: &Config, shared: &Arc<Shared>, pods: &Arc<Pods>, supervisor: &Supervisor) {
+/// Watches the pods that are bound here, and static manifests; then ends what nobody wants and notifies `known`.
+fn follow_api(
+    client: &Client,
+    config: &Config,
+    shared: &Arc<Shared>,
+    pods: &Arc<Pods>,
+    known: Arc<tokio::sync::Notify>,
+    supervisor: &Supervisor,
+) {
     let options =
         InformerOptions { field_selector: format!("spec.nodeName={}", config.node_name), ..InformerOptions::default() };
     let mirrors = Arc::new(tokio::sync::Notify::new());
@@ -265,12 +302,17 @@ fn follow_api(client: &Client, config: &Config, shared: &Arc<Shared>, pods: &Arc
         statics.read(&BTreeMap::new());
         let interval = if statics.is_used() { STATIC_PODS } else { Duration::from_secs(60) };
         let mut changes = pods.changes();
-        let mut orphans_ended = false;
+        let mut orphans: Option<Instant> = None;
         loop {
             if bound.is_synced() {
-                if !orphans_ended {
+                pods.set_known();
+                let now = shared.clock.now();
+                if orphans.is_none_or(|at| now.duration_since(at) >= ORPHANS) {
                     match pods.end_orphans().await {
-                        Ok(()) => orphans_ended = true,
+                        Ok(()) => {
+                            orphans = Some(now);
+                            known.notify_one();
+                        }
                         Err(error) => tracing::warn!(%error, "orphaned pods not ended yet"),
                     }
                 }

@@ -13,6 +13,8 @@ const START_BUCKETS: &[f64] = &[
 
 /// Everything a kubelet counts.
 pub struct Metrics {
+    /// When the kubelet began.
+    pub started: SystemTime,
     /// `/metrics`.
     pub registry: Registry,
     /// `/metrics/probes`.
@@ -38,6 +40,7 @@ impl Metrics {
             .with(&[node_name])
             .set(1);
         Self {
+            started: SystemTime::now(),
             probe_total: probes.counters(
                 "prober_probe_total",
                 "Cumulative number of a liveness, readiness or startup probe for a container by result.",

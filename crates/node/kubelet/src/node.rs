@@ -90,12 +90,12 @@ impl Machine {
         let allocatable = Requests {
             milli_cpu: self.cpus * 1000,
             memory: (self.memory_bytes - (100 << 20)).max(0),
-            ephemeral_storage: self.disk_bytes / 10 * 9,
+            ephemeral_storage: self.disk_bytes / 20 * 19,
         };
         Capacity { allocatable, pods: self.max_pods, ..Capacity::default() }
     }
 
-    /// What pods may use: less the eviction threshold of memory (100Mi) and a tenth of the disk, as upstream's defaults.
+    /// What pods may use: less what evictions keep free, 100Mi of memory and a twentieth of the disk.
     fn allocatable(&self) -> Map {
         let mut allocatable = self.capacity();
         let pods = self.pod_capacity().allocatable;
@@ -198,7 +198,10 @@ impl Node {
         loop {
             // A node that is not ready yet says so as soon as it is.
             let ready = last.as_ref().is_some_and(is_ready);
-            self.shared.clock.sleep(if ready { STATUS_INTERVAL } else { STATUS_INTERVAL / 100 }).await;
+            tokio::select! {
+                () = self.shared.clock.sleep(if ready { STATUS_INTERVAL } else { STATUS_INTERVAL / 100 }) => (),
+                () = self.shared.node_changed.notified() => (),
+            }
             let due = self.shared.clock.now().duration_since(reported) >= STATUS_REPORT;
             match self.report(if due { None } else { last.as_ref() }).await {
                 Ok(Some(written)) => {
@@ -274,9 +277,7 @@ impl Node {
     async fn conditions(&self, current: Option<&Value>) -> Vec<Value> {
         let now = time(self.shared.clock.wall());
         let problem = self.runtime_problem().await;
-        let disk = rustix::fs::statvfs(self.shared.volumes.root()).ok();
-        let disk_short = disk.is_some_and(|disk| disk.f_bavail * 10 < disk.f_blocks);
-        let memory_short = available_memory().is_some_and(|bytes| bytes < 100 << 20);
+        let short = *self.shared.capacity.read();
         let row = |ty: &str, bad: bool, reasons: (&str, &str), messages: (&str, &str)| {
             let (reason, message) = if bad { (reasons.0, messages.0) } else { (reasons.1, messages.1) };
             (ty.to_owned(), if bad { "True" } else { "False" }, reason.to_owned(), message.to_owned())
@@ -284,19 +285,19 @@ impl Node {
         let rows = [
             row(
                 "MemoryPressure",
-                memory_short,
+                short.memory_pressure,
                 ("KubeletHasInsufficientMemory", "KubeletHasSufficientMemory"),
                 ("kubelet has insufficient memory available", "kubelet has sufficient memory available"),
             ),
             row(
                 "DiskPressure",
-                disk_short,
+                short.disk_pressure,
                 ("KubeletHasDiskPressure", "KubeletHasNoDiskPressure"),
                 ("kubelet has disk pressure", "kubelet has no disk pressure"),
             ),
             row(
                 "PIDPressure",
-                false,
+                short.pid_pressure,
                 ("KubeletHasInsufficientPID", "KubeletHasSufficientPID"),
                 ("kubelet has insufficient PID available", "kubelet has sufficient PID available"),
             ),
@@ -396,14 +397,6 @@ fn same(one: &Value, other: &Value) -> bool {
         (conditions, of("addresses"), of("allocatable"), of("images"))
     };
     bare(one) == bare(other)
-}
-
-fn available_memory() -> Option<i64> {
-    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = memory
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse::<i64>().ok());
-    kib.map(|kib| kib * 1024)
 }
 
 fn architecture() -> &'static str {

@@ -7,6 +7,7 @@ use crate::pod::container::Node;
 use crate::pod::env::Downward;
 use crate::pod::resources::Requests;
 use crate::pod::spec::Pod;
+use crate::stats::Rates;
 use crate::volumes::Volumes;
 use parking_lot::{Mutex, RwLock};
 use skiff_base::clock::SharedClock;
@@ -14,9 +15,11 @@ use skiff_base::task::Supervisor;
 use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::{Client, Store, Tree};
 use skiff_cri::{ImageService, RuntimeService};
+use skiff_machinery::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Notify;
 
 /// A token that was issued to a pod, and when it is renewed.
 pub(crate) struct IssuedToken {
@@ -65,6 +68,12 @@ pub struct Shared {
     pub cgroups: Option<PodCgroups>,
     /// What is counted.
     pub metrics: Metrics,
+    /// CPU rates between two looks.
+    pub rates: Rates,
+    /// The node's conditions have changed: it reports at once.
+    pub node_changed: Notify,
+    /// The settings in force, as `/configz` tells them.
+    pub configuration: Value,
     pub(crate) tokens: Mutex<BTreeMap<TokenKey, IssuedToken>>,
 }
 
@@ -87,6 +96,16 @@ impl Shared {
             about.field_path = format!("spec.{list}{{{name}}}");
         }
         self.recorder.event(&about, ty, reason, message);
+    }
+
+    /// The node, for events about it. Its name stands for its uid, as upstream has it.
+    pub fn node_reference(&self) -> Reference {
+        Reference {
+            kind: "Node".to_owned(),
+            name: self.node_name.clone(),
+            uid: self.node_name.clone(),
+            ..Reference::default()
+        }
     }
 
     /// Runs blocking work (mounts, file trees) off the runtime's threads.

@@ -28,6 +28,8 @@ pub struct Pods {
     shared: Arc<Shared>,
     actors: Mutex<BTreeMap<String, Actor>>,
     pulls: Arc<PullBackoffs>,
+    /// Whether every source has been read: before, a pod that has no actor may well be wanted.
+    known: std::sync::atomic::AtomicBool,
     /// Told when the set of pods changes.
     changed: watch::Sender<()>,
 }
@@ -35,7 +37,13 @@ pub struct Pods {
 impl Pods {
     /// None yet.
     pub fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, actors: Mutex::default(), pulls: Arc::default(), changed: watch::Sender::new(()) })
+        Arc::new(Self {
+            shared,
+            actors: Mutex::default(),
+            pulls: Arc::default(),
+            known: false.into(),
+            changed: watch::Sender::new(()),
+        })
     }
 
     /// Tells when a pod has come or gone.
@@ -157,8 +165,16 @@ impl Pods {
         }
     }
 
-    /// Ends what the runtime and the disk hold of pods that nobody wants. Called once the sources are known.
+    /// Every source has been read.
+    pub fn set_known(&self) {
+        self.known.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Ends what the runtime and the disk hold of pods that nobody wants. Does nothing until the sources are known.
     pub async fn end_orphans(self: &Arc<Self>) -> Result<(), CriError> {
+        if !self.known.load(std::sync::atomic::Ordering::Acquire) {
+            return Ok(());
+        }
         let list = self.shared.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
         for sandbox in list.items {
             let Some(metadata) = sandbox.metadata else { continue };

@@ -27,22 +27,27 @@ pub struct Guard {
     answers: Mutex<HashMap<(User, &'static str, &'static str), (bool, Instant)>>,
 }
 
-/// Verb and subresource of `nodes` that a request stands for.
-fn attributes(method: &Method, path: &str) -> (&'static str, &'static str) {
+/// Verb and subresources of `nodes` that a request stands for; one of them is enough. Where upstream has a finer one than
+/// `proxy`, it stands first (`KubeletFineGrainedAuthz`).
+fn attributes(method: &Method, path: &str) -> (&'static str, &'static [&'static str]) {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     match first {
         // Running something is never reading, whatever the method.
-        "exec" | "attach" | "portForward" | "run" | "cri" => ("create", "proxy"),
-        "containerLogs" | "logs" => ("get", "log"),
-        "stats" => ("get", "stats"),
-        "metrics" => ("get", "metrics"),
-        "checkpoint" => ("create", "checkpoint"),
+        "exec" | "attach" | "portForward" | "run" | "cri" => ("create", &["proxy"]),
+        "containerLogs" | "logs" => ("get", &["log"]),
+        "stats" => ("get", &["stats"]),
+        "metrics" => ("get", &["metrics"]),
+        "checkpoint" => ("create", &["checkpoint"]),
+        "pods" | "runningpods" if reads => ("get", &["pods", "proxy"]),
+        "configz" if reads => ("get", &["configz", "proxy"]),
+        "healthz" | "livez" if reads => ("get", &["healthz", "proxy"]),
         _ => match *method {
-            Method::GET | Method::HEAD => ("get", "proxy"),
-            Method::PUT => ("update", "proxy"),
-            Method::PATCH => ("patch", "proxy"),
-            Method::DELETE => ("delete", "proxy"),
-            _ => ("create", "proxy"),
+            Method::GET | Method::HEAD => ("get", &["proxy"]),
+            Method::PUT => ("update", &["proxy"]),
+            Method::PATCH => ("patch", &["proxy"]),
+            Method::DELETE => ("delete", &["proxy"]),
+            _ => ("create", &["proxy"]),
         },
     }
 }
@@ -64,11 +69,14 @@ impl Guard {
             None => by_token(shared, request).await?,
         };
         request.headers_mut().remove(http::header::AUTHORIZATION);
-        let (verb, subresource) = attributes(request.method(), request.uri().path());
-        if self.may(shared, &user, verb, subresource).await? {
-            return Ok(());
+        let (verb, subresources) = attributes(request.method(), request.uri().path());
+        for subresource in subresources {
+            if self.may(shared, &user, verb, subresource).await? {
+                return Ok(());
+            }
         }
-        let message = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource={subresource})", user.name);
+        let asked = subresources.join(",");
+        let message = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{asked}])", user.name);
         Err(Refusal(StatusCode::FORBIDDEN, message))
     }
 
@@ -153,9 +161,10 @@ mod tests {
     #[test]
     fn running_commands_is_never_reading() {
         for path in ["/exec/a/b/c", "/attach/a/b/c", "/portForward/a/b", "/run/a/b/c"] {
-            assert_eq!(attributes(&Method::GET, path), ("create", "proxy"));
+            assert_eq!(attributes(&Method::GET, path), ("create", &["proxy"][..]));
         }
-        assert_eq!(attributes(&Method::GET, "/containerLogs/a/b/c"), ("get", "log"));
-        assert_eq!(attributes(&Method::GET, "/pods"), ("get", "proxy"));
+        assert_eq!(attributes(&Method::GET, "/containerLogs/a/b/c"), ("get", &["log"][..]));
+        assert_eq!(attributes(&Method::GET, "/pods"), ("get", &["pods", "proxy"][..]));
+        assert_eq!(attributes(&Method::POST, "/pods"), ("create", &["proxy"][..]));
     }
 }

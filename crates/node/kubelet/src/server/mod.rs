@@ -1,12 +1,15 @@
-//! The kubelet's own server (`pkg/kubelet/server/server.go`): logs, exec, attach, port-forward, pods, health.
+//! The kubelet's own server (`pkg/kubelet/server/server.go`): logs, exec, attach,
+//! port-forward, run, pods, metrics, statistics, configuration, health.
 //!
 //! Whoever asks shows a client certificate of the cluster or a token, and the API server says whether they may
 //! ([`guard`]). Exec and its like ask for `create`, whatever the method, so that `get` on nodes does not run commands
 //! (safer than upstream; RELIABILITY row 19).
 
+mod files;
 mod guard;
 mod join;
 mod log_stream;
+mod pages;
 
 use crate::logs::LogOptions;
 use crate::pod::spec::Pod;
@@ -15,6 +18,7 @@ use crate::shared::Shared;
 use crate::source::Pods;
 pub use guard::Guard;
 use http::{Method, Request, Response, StatusCode};
+pub(crate) use pages::configuration;
 use skiff_base::task::OnFailure;
 use skiff_cri::streaming::Streaming;
 use skiff_cri::v1;
@@ -55,6 +59,20 @@ fn text(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     answer
 }
 
+fn with_type(body: impl Into<Body>, content_type: &'static str) -> Response<Body> {
+    let mut answer = text(StatusCode::OK, body);
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    answer
+}
+
+fn json(tree: &Value) -> Response<Body> {
+    with_type(skiff_machinery::codec::json::to_vec(tree), "application/json")
+}
+
+fn prometheus(page: String) -> Response<Body> {
+    with_type(page, "text/plain; version=0.0.4; charset=utf-8")
+}
+
 /// Query parameters, decoded, in order.
 fn query(uri: &http::Uri) -> Vec<(String, String)> {
     let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
@@ -82,6 +100,11 @@ fn decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Percent-decodes one part of a path, where `+` is itself.
+fn decode_path(text: &str) -> String {
+    decode(&text.replace('+', "%2B"))
 }
 
 struct Parameters(Vec<(String, String)>);
@@ -132,6 +155,29 @@ impl KubeletServer {
         match parts.as_slice() {
             ["healthz" | "livez"] => Ok(text(StatusCode::OK, "ok")),
             ["pods"] => Ok(self.list_pods()),
+            ["runningpods"] => self.list_running_pods().await,
+            ["metrics"] => {
+                self.count().await?;
+                Ok(prometheus(self.shared.metrics.registry.render()))
+            }
+            ["metrics", "probes"] => Ok(prometheus(self.shared.metrics.probes.render())),
+            ["metrics", "resource"] => Ok(prometheus(pages::resource_metrics(&self.shared).await)),
+            ["metrics", "cadvisor"] => {
+                Ok(prometheus(pages::cadvisor_metrics(&self.shared).await.map_err(Refusal::internal)?))
+            }
+            ["stats", "summary"] => {
+                let only = parameters.flag("only_cpu_and_memory");
+                let summary = pages::summary(&self.shared, &self.pods.list(), only).await;
+                Ok(json(&summary.map_err(Refusal::internal)?))
+            }
+            ["configz"] => Ok(json(&self.shared.configuration)),
+            ["logs", path @ ..] => files::answer(&self.shared, path).await,
+            ["run", namespace, pod, container] | ["run", namespace, pod, _, container] => {
+                self.run(request.method(), &self.pod(namespace, pod)?, container, &parameters).await
+            }
+            ["checkpoint", ..] => {
+                Err(Refusal(StatusCode::NOT_IMPLEMENTED, "checkpoints are not supported yet".to_owned()))
+            }
             ["containerLogs", namespace, pod, container] => {
                 self.logs(&self.pod(namespace, pod)?, container, &parameters).await
             }
@@ -153,10 +199,89 @@ impl KubeletServer {
 
     fn list_pods(&self) -> Response<Body> {
         let items: Vec<Value> = self.pods.list().iter().map(|pod| (*pod.0).clone()).collect();
-        let list = object! { "kind": "PodList", "apiVersion": "v1", "metadata": object! {}, "items": items };
-        let mut answer = text(StatusCode::OK, skiff_machinery::codec::json::to_vec(&list));
-        answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        answer
+        json(&object! { "kind": "PodList", "apiVersion": "v1", "metadata": object! {}, "items": items })
+    }
+
+    /// Pods as the runtime has them, whatever the API says (`getRunningPods`).
+    async fn list_running_pods(&self) -> Result<Response<Body>, Refusal> {
+        let running = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };
+        let filter = v1::ContainerFilter { state: Some(running), ..Default::default() };
+        let request = v1::ListContainersRequest { filter: Some(filter) };
+        let list = self.shared.runtime.list_containers(request).await.map_err(Refusal::internal)?;
+        let mut pods: std::collections::BTreeMap<String, (v1::Container, Vec<Value>)> = Default::default();
+        for container in list.containers {
+            let Some(uid) = container.labels.get(crate::names::POD_UID).cloned() else { continue };
+            let name = container.labels.get(crate::names::CONTAINER_NAME).cloned().unwrap_or_default();
+            let image = container.image.clone().unwrap_or_default().image;
+            let one = object! { "name": name, "image": image, "resources": object! {} };
+            pods.entry(uid).or_insert_with(|| (container, Vec::new())).1.push(one);
+        }
+        let items = pods.into_iter().map(|(uid, (container, containers))| {
+            let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
+            object! {
+                "metadata": object! {
+                    "name": label(crate::names::POD_NAME), "namespace": label(crate::names::POD_NAMESPACE), "uid": uid,
+                },
+                "spec": object! { "containers": containers },
+                "status": object! {},
+            }
+        });
+        let items: Vec<Value> = items.collect();
+        Ok(json(&object! { "kind": "PodList", "apiVersion": "v1", "metadata": object! {}, "items": items }))
+    }
+
+    /// Brings the gauges to what runs now.
+    async fn count(&self) -> Result<(), Refusal> {
+        let list = self.shared.runtime.list_containers(Default::default()).await.map_err(Refusal::internal)?;
+        let (mut running, mut exited, mut created) = (0, 0, 0);
+        for container in &list.containers {
+            match v1::ContainerState::try_from(container.state) {
+                Ok(v1::ContainerState::ContainerRunning) => running += 1,
+                Ok(v1::ContainerState::ContainerExited) => exited += 1,
+                Ok(v1::ContainerState::ContainerCreated) => created += 1,
+                _ => (),
+            }
+        }
+        let metrics = &self.shared.metrics;
+        for (state, count) in [("running", running), ("exited", exited), ("created", created)] {
+            metrics.running_containers.with(&[state]).set(count);
+        }
+        let ready = v1::PodSandboxStateValue { state: v1::PodSandboxState::SandboxReady.into() };
+        let filter = v1::PodSandboxFilter { state: Some(ready), ..Default::default() };
+        let request = v1::ListPodSandboxRequest { filter: Some(filter) };
+        let pods = self.shared.runtime.list_pod_sandbox(request).await.map_err(Refusal::internal)?;
+        metrics.running_pods.set(i64::try_from(pods.items.len()).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Runs a command and answers with what it wrote (`getRun`).
+    async fn run(
+        &self,
+        method: &Method,
+        pod: &Pod,
+        container: &str,
+        parameters: &Parameters,
+    ) -> Result<Response<Body>, Refusal> {
+        if method != Method::POST {
+            return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed".to_owned()));
+        }
+        let words = parameters.get("cmd").unwrap_or_default().split(' ').filter(|word| !word.is_empty());
+        let cmd: Vec<String> = words.map(str::to_owned).collect();
+        if cmd.is_empty() {
+            return Err(Refusal::bad_request("you must specify at least one command"));
+        }
+        let container_id = self.running(pod, container).await?;
+        let request = v1::ExecSyncRequest { container_id, cmd, timeout: 0 };
+        let ran = self.shared.runtime.exec_sync(request).await.map_err(Refusal::internal)?;
+        let mut out = ran.stdout;
+        out.extend(ran.stderr);
+        match ran.exit_code {
+            0 => Ok(text(StatusCode::OK, out)),
+            code => {
+                let message = format!("command terminated with exit code {code}: {}", String::from_utf8_lossy(&out));
+                Err(Refusal::internal(message))
+            }
+        }
     }
 
     async fn logs(&self, pod: &Pod, container: &str, parameters: &Parameters) -> Result<Response<Body>, Refusal> {

@@ -277,6 +277,18 @@ impl Volumes {
         Ok(path)
     }
 
+    /// The pod's `emptyDir`s that are on disk: name and place.
+    pub fn empty_dirs(&self, pod: &Pod) -> Vec<(String, PathBuf)> {
+        let on_disk = |volume: &&Value| kind(volume) == "emptyDir" && volume.str_at(&["emptyDir", "medium"]).is_empty();
+        let volumes = pod.0.items_at(&["spec", "volumes"]).iter().filter(on_disk);
+        volumes
+            .map(|volume| {
+                let name = volume.str_at(&["name"]);
+                (name.to_owned(), self.directory(pod, "empty-dir", name))
+            })
+            .collect()
+    }
+
     /// Frees the volumes of a pod that has ended and is still in the API; its containers' last words stay. Blocking.
     pub fn release(&self, uid: &str) -> io::Result<()> {
         let directory = self.pod(uid);

@@ -5,4 +5,6 @@ mod fake;
 mod life;
 mod logs;
 mod node;
+mod pressure;
+mod server;
 mod static_pods;
