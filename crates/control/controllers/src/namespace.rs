@@ -68,16 +68,15 @@ impl Controller {
         }
         let remains = self.empty(&key.name).await;
         let clean = remains.discovery_error.is_none() && remains.errors.is_empty() && remains.left.is_empty();
-        self.tell(namespace, &remains).await?;
         if clean {
-            self.finalize(namespace).await?;
-            return Ok(None);
+            return self.finalize(namespace).await.map(|()| None);
         }
+        self.tell(namespace, &remains).await?;
         let problem = remains.discovery_error.or_else(|| remains.errors.first().cloned());
         match problem {
             Some(problem) => Err(SyncError::Object(problem)),
             // Pods take their grace period; everything else waits for somebody's finalizer.
-            None => Ok(Some(Duration::from_secs(if remains.left.contains_key("pods") { 1 } else { 2 }))),
+            None => Ok(Some(Duration::from_secs(if remains.left.contains_key("pods.") { 1 } else { 2 }))),
         }
     }
 
@@ -90,12 +89,27 @@ impl Controller {
                 return remains;
             }
         };
-        let failed = discovered.failures.iter().map(|(version, problem)| format!("{version}: {problem}"));
-        remains.discovery_error = failed.reduce(|all, one| format!("{all}, {one}"));
+        if !discovered.is_complete() {
+            let failed: Vec<String> =
+                discovered.failures.iter().map(|(version, problem)| format!("{version}: {problem}")).collect();
+            remains.discovery_error = Some(format!(
+                "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                failed.len(),
+                failed.join(", ")
+            ));
+        }
         let listed = |resource: &&Arc<Resource>| resource.namespaced && resource.can(&["delete", "list"]);
-        for resource in discovered.preferred.iter().filter(listed) {
-            if let Err(error) = self.empty_resource(namespace, resource, &mut remains).await {
-                remains.errors.push(format!("{}.{}: {error}", resource.resource, resource.group));
+        let is_pods = |resource: &&Arc<Resource>| resource.group.is_empty() && resource.resource == "pods";
+        let (pods, rest): (Vec<_>, Vec<_>) = discovered.preferred.iter().filter(listed).partition(is_pods);
+        // Pods first: what protects the others from them, network policies above all, must outlive them.
+        for resources in [pods, rest] {
+            for resource in resources {
+                if let Err(error) = self.empty_resource(namespace, resource, &mut remains).await {
+                    remains.errors.push(error.to_string());
+                }
+            }
+            if !remains.left.is_empty() || !remains.errors.is_empty() {
+                break;
             }
         }
         remains
@@ -128,7 +142,7 @@ impl Controller {
         if page.items.is_empty() {
             return Ok(());
         }
-        remains.left.insert(resource.group_resource(), page.items.len());
+        remains.left.insert(format!("{}.{}", resource.resource, resource.group), page.items.len());
         for object in &page.items {
             for finalizer in object.tree().items_at(&["metadata", "finalizers"]).iter().filter_map(Value::as_str) {
                 *remains.finalizers.entry(finalizer.to_owned()).or_default() += 1;
@@ -142,10 +156,6 @@ impl Controller {
         let timestamp = time(self.clock.wall());
         let mut conditions = namespace.items_at(&["status", "conditions"]).to_vec();
         for (ty, reason_bad, reason_good, bad, good) in told(remains) {
-            let known = conditions.iter().any(|condition| condition.str_at(&["type"]) == ty);
-            if bad.is_none() && !known && remains.errors.is_empty() && remains.left.is_empty() {
-                continue;
-            }
             let (status, reason) = if bad.is_some() { ("True", reason_bad) } else { ("False", reason_good) };
             let condition = object! {
                 "type": ty, "status": status, "reason": reason, "message": bad.unwrap_or_else(|| good.to_owned()),
@@ -217,7 +227,7 @@ fn told(remains: &Remains) -> [Row; 5] {
             "NamespaceDeletionDiscoveryFailure",
             "DiscoveryFailed",
             "ResourcesDiscovered",
-            remains.discovery_error.as_ref().map(|error| format!("Discovery failed for some groups: {error}")),
+            remains.discovery_error.clone(),
             "All resources successfully discovered",
         ),
         (

@@ -2,6 +2,7 @@
 
 use skiff_client::Projection;
 use skiff_machinery::{Map, Value};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -234,24 +235,90 @@ pub fn from_template(template: &Value, reference: Value, name: &str, exact: bool
     }
 }
 
-/// Which of two pods goes first when there are too many: `Less` goes first
-/// (`controller.ActivePodsWithRanks`). `rank` counts related pods on the same node.
-pub fn deletion_order(one: (&PodView, usize), other: (&PodView, usize)) -> std::cmp::Ordering {
+/// Which of two pods goes first when there are too many: `Less` goes first (`controller.ActivePods`).
+pub fn deletion_order(one: &PodView, other: &PodView) -> Ordering {
+    let since = |pod: &PodView| pod.ready_since.unwrap_or(i64::MAX);
+    before_times(one, other)
+        .then(since(other).cmp(&since(one)))
+        .then(other.most_restarts.cmp(&one.most_restarts))
+        .then(other.created.cmp(&one.created))
+}
+
+/// A pod among those that may go, with how many related pods are on its node.
+#[derive(Clone, Copy)]
+pub struct Ranked<'p> {
+    /// The pod.
+    pub pod: &'p PodView,
+    /// Its uid.
+    pub uid: &'p str,
+    /// Related pods on its node.
+    pub rank: usize,
+}
+
+/// The order of `controller.ActivePodsWithRanks`: costs and neighbours count too, and ages only by their magnitude, so
+/// that scaling up and down does not always hit the same failure domain.
+pub fn ranked_deletion_order(one: Ranked<'_>, other: Ranked<'_>, now: i64) -> Ordering {
     let cost = |pod: &PodView| {
         let text = pod.annotations.get("controller.kubernetes.io/pod-deletion-cost");
         text.and_then(|text| text.parse::<i32>().ok()).unwrap_or(0)
     };
-    let ((one, one_rank), (other, other_rank)) = (one, other);
+    // The logarithm of an age: seconds are as fine as times are written.
+    let magnitude =
+        |since: i64| u64::try_from(now - since).ok().filter(|age| *age > 0).map_or(-1, |age| i64::from(age.ilog2()));
+    let ready = |ranked: Ranked<'_>| ranked.pod.ready_since.map(magnitude);
+    let (first, second) = (one.pod, other.pod);
+    before_times(first, second)
+        .then(cost(first).cmp(&cost(second)))
+        .then(other.rank.cmp(&one.rank))
+        .then(ready(one).cmp(&ready(other)))
+        .then(second.most_restarts.cmp(&first.most_restarts))
+        .then(magnitude(first.created).cmp(&magnitude(second.created)))
+        .then(one.uid.cmp(other.uid))
+}
+
+/// Without a node before with one, pending before running, not ready before ready.
+fn before_times(one: &PodView, other: &PodView) -> Ordering {
     let assigned = |pod: &PodView| !pod.node_name.is_empty();
-    // Ready for a shorter time goes first; upstream compares on a logarithmic scale, so small differences do not count.
-    let magnitude = |since: Option<i64>| since.unwrap_or(i64::MAX);
-    assigned(one)
-        .cmp(&assigned(other))
-        .then(one.phase.cmp(&other.phase))
-        .then(one.is_ready().cmp(&other.is_ready()))
-        .then(cost(one).cmp(&cost(other)))
-        .then(other_rank.cmp(&one_rank))
-        .then(magnitude(other.ready_since).cmp(&magnitude(one.ready_since)))
-        .then(other.most_restarts.cmp(&one.most_restarts))
-        .then(other.created.cmp(&one.created))
+    assigned(one).cmp(&assigned(other)).then(one.phase.cmp(&other.phase)).then(one.is_ready().cmp(&other.is_ready()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skiff_machinery::{list, object};
+
+    fn pod(created: &str, ready: Option<&str>, cost: &str) -> PodView {
+        let mut annotations = Map::new();
+        annotations.insert("controller.kubernetes.io/pod-deletion-cost", cost);
+        let conditions = ready
+            .map_or(list![], |since| list![object! { "type": "Ready", "status": "True", "lastTransitionTime": since }]);
+        let tree = object! {
+            "metadata": object! { "creationTimestamp": created, "annotations": annotations },
+            "spec": object! { "nodeName": "n" },
+            "status": object! { "phase": "Running", "conditions": conditions },
+        };
+        PodView::project(&Arc::new(tree)).unwrap()
+    }
+    fn first(one: &PodView, other: &PodView, ranks: (usize, usize)) -> Ordering {
+        let now = 3_600;
+        let ranked = |pod, uid, rank| Ranked { pod, uid, rank };
+        ranked_deletion_order(ranked(one, "a", ranks.0), ranked(other, "b", ranks.1), now)
+    }
+
+    #[test]
+    fn cheap_crowded_and_young_pods_go_first() {
+        let old = pod("1970-01-01T00:00:00Z", Some("1970-01-01T00:00:10Z"), "");
+        let young = pod("1970-01-01T00:59:00Z", Some("1970-01-01T00:59:30Z"), "");
+        assert_eq!(first(&young, &old, (1, 1)), Ordering::Less);
+        assert_eq!(first(&young, &old, (1, 2)), Ordering::Greater, "the crowded node first");
+        let dear = pod("1970-01-01T00:59:00Z", Some("1970-01-01T00:59:30Z"), "10");
+        assert_eq!(first(&dear, &old, (1, 1)), Ordering::Greater);
+        let unready = pod("1970-01-01T00:00:00Z", None, "100");
+        assert_eq!(first(&unready, &young, (1, 9)), Ordering::Less);
+        // 3,000 and 2,100 seconds are of one magnitude: the uid decides.
+        let early = pod("1970-01-01T00:10:00Z", Some("1970-01-01T00:10:00Z"), "");
+        let late = pod("1970-01-01T00:25:00Z", Some("1970-01-01T00:25:00Z"), "");
+        assert_eq!(first(&early, &late, (1, 1)), Ordering::Less);
+        assert_eq!(deletion_order(&early, &late), Ordering::Greater, "without ranks the younger goes first");
+    }
 }

@@ -1,7 +1,8 @@
 //! Pod GC: removes pods that nobody else will (`controller/podgc/gc_controller.go`).
 //!
-//! Every 20 s: pods on nodes that have been gone for a while (40 s of quarantine), pods being deleted that never got a
-//! node, and ended pods beyond `--terminated-pod-gc-threshold`, oldest first.
+//! Every 20 s: ended pods beyond `--terminated-pod-gc-threshold`, evicted ones first, then oldest first; pods being deleted
+//! on a node that somebody has declared out of service; pods on nodes that have been gone for a while (40 s of quarantine);
+//! pods being deleted that never got a node.
 
 use crate::context::{Context, Informers};
 use crate::pod::{Phase, PodView};
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_secs(20);
 const QUARANTINE: Duration = Duration::from_secs(40);
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 struct Collector {
     client: Client,
@@ -54,7 +56,11 @@ fn surplus(pods: &[Item<PodView>], threshold: usize) -> Vec<Item<PodView>> {
     }
     let ended = |pod: &&Item<PodView>| matches!(pod.value.phase, Phase::Succeeded | Phase::Failed);
     let mut ended: Vec<Item<PodView>> = pods.iter().filter(ended).cloned().collect();
-    ended.sort_by_key(|pod| pod.value.created);
+    let evicted = |pod: &Item<PodView>| pod.value.phase == Phase::Failed && pod.value.reason == "Evicted";
+    ended.sort_by(|one, other| {
+        let age = one.value.created.cmp(&other.value.created).then_with(|| one.key.name.cmp(&other.key.name));
+        evicted(other).cmp(&evicted(one)).then(age)
+    });
     ended.truncate(ended.len().saturating_sub(threshold));
     ended
 }
@@ -65,6 +71,9 @@ impl Collector {
         for pod in surplus(&pods, self.threshold) {
             self.delete(&pod, None).await;
         }
+        for pod in pods.iter().filter(|pod| pod.value.deleted.is_some() && self.is_out_of_service(&pod.value)) {
+            self.delete(pod, None).await;
+        }
         let never_placed = |pod: &&Item<PodView>| pod.value.deleted.is_some() && pod.value.node_name.is_empty();
         for pod in pods.iter().filter(never_placed) {
             self.delete(pod, None).await;
@@ -74,6 +83,15 @@ impl Collector {
                 self.delete(pod, Some("PodGC: node no longer exists")).await;
             }
         }
+    }
+
+    /// Whether a pod's node is not ready and carries the taint by which somebody vouches that it is switched off.
+    fn is_out_of_service(&self, pod: &PodView) -> bool {
+        let Some(node) = self.nodes.get("", &pod.node_name) else { return false };
+        let ready =
+            crate::pod::condition(&node.value, "Ready").is_some_and(|ready| ready.str_at(&["status"]) == "True");
+        let taints = node.value.items_at(&["spec", "taints"]);
+        !ready && taints.iter().any(|taint| taint.str_at(&["key"]) == OUT_OF_SERVICE)
     }
 
     /// Nodes that pods name, that have been missing for the quarantine, and that the API does not have either.
@@ -130,5 +148,36 @@ impl Collector {
             map.insert("gracePeriodSeconds", Value::Int(0));
         }
         api.delete(&pod.key.name, Some(&options)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skiff_client::Projection;
+    use skiff_client::informer::ObjectKey;
+
+    #[test]
+    fn evicted_pods_go_before_older_ones() {
+        let pod = |name: &str, created: &str, phase: &str, reason: &str| {
+            let tree = object! {
+                "metadata": object! { "creationTimestamp": created },
+                "status": object! { "phase": phase, "reason": reason },
+            };
+            let value = Arc::new(PodView::project(&Arc::new(tree)).unwrap());
+            Item { key: ObjectKey::new("ns", name), uid: name.into(), resource_version: 1, value }
+        };
+        let pods = [
+            pod("running", "1970-01-01T00:00:00Z", "Running", ""),
+            pod("old", "1970-01-01T00:00:01Z", "Succeeded", ""),
+            pod("new", "1970-01-01T00:00:03Z", "Failed", ""),
+            pod("evicted", "1970-01-01T00:00:02Z", "Failed", "Evicted"),
+        ];
+        let names = |threshold| -> Vec<String> {
+            surplus(&pods, threshold).iter().map(|pod| pod.key.name.to_string()).collect()
+        };
+        assert_eq!(names(1), ["evicted", "old"]);
+        assert_eq!(names(3), [""; 0]);
+        assert_eq!(names(0), [""; 0]);
     }
 }

@@ -1,7 +1,7 @@
 //! ReplicaSet: keeps so many pods of a template (`controller/replicaset/replica_set.go`).
 
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
-use crate::pod::{PodView, deletion_order, from_template};
+use crate::pod::{PodView, Ranked, from_template, ranked_deletion_order};
 use crate::workload::{
     Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, set_condition,
     without_condition,
@@ -137,9 +137,13 @@ impl Controller {
                 }
             }
         }
-        let rank = |pod: &PodView| per_node.get(&pod.node_name).copied().unwrap_or(0);
+        let now = epoch_seconds(self.clock.wall());
+        let rank = |item: &Item<PodView>| per_node.get(&item.value.node_name).copied().unwrap_or(0);
         let mut pods = active.to_vec();
-        pods.sort_by(|one, other| deletion_order((&one.value, rank(&one.value)), (&other.value, rank(&other.value))));
+        pods.sort_by(|one, other| {
+            let one = Ranked { pod: &one.value, uid: &one.uid, rank: rank(one) };
+            ranked_deletion_order(one, Ranked { pod: &other.value, uid: &other.uid, rank: rank(other) }, now)
+        });
         pods.truncate(count);
         pods
     }

@@ -9,6 +9,7 @@ mod update;
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
 use crate::pod::{Phase, PodView, from_template};
 use crate::workload::{Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at};
+use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_client::events::{EventType, Recorder};
 use skiff_client::informer::{Delta, Item, ObjectKey};
@@ -16,7 +17,7 @@ use skiff_client::{Client, Store, Tree, WorkQueue, WriteOptions};
 use skiff_machinery::{Map, Value, list, object};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const API_VERSION: &str = "apps/v1";
 const KIND: &str = "DaemonSet";
@@ -32,6 +33,7 @@ struct Controller {
     nodes: Arc<Store<Tree>>,
     revisions: Arc<Store<Tree>>,
     recorder: Recorder,
+    backoff: Arc<Mutex<Backoff>>,
 }
 
 /// Builds the controller.
@@ -67,6 +69,7 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         nodes: informers.nodes.store(),
         revisions: informers.controller_revisions.store(),
         recorder,
+        backoff: Arc::default(),
     };
     run_workers(context, "daemonset", &queue, 2, move |key| {
         let controller = controller.clone();
@@ -104,8 +107,44 @@ type ByNode = BTreeMap<String, Vec<Item<PodView>>>;
 struct Plan {
     create_on: Vec<String>,
     delete: Vec<Item<PodView>>,
-    /// Failed pods that are deleted, for events.
-    failed: Vec<Item<PodView>>,
+    /// Pods that ended and are deleted, for events.
+    ended: Vec<Item<PodView>>,
+}
+
+/// How often a node's daemon has failed of late. A pod that the kubelet refuses would else be made again at once, for
+/// ever. Forgotten at a restart, which costs one attempt for each node.
+#[derive(Default)]
+struct Backoff(HashMap<(Arc<str>, Arc<str>), Failures>);
+
+struct Failures {
+    count: u32,
+    at: Instant,
+}
+
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+
+impl Backoff {
+    /// How long a failed pod stays yet; `None` when it may be replaced now, which counts as the next failure.
+    fn left(&mut self, set: &Arc<str>, node: &Arc<str>, now: Instant) -> Option<Duration> {
+        self.0.retain(|_, failures| now.duration_since(failures.at) < LONGEST_WAIT * 2);
+        let wait = |count: u32| FIRST_WAIT.saturating_mul(1 << count.min(20)).min(LONGEST_WAIT);
+        let key = (Arc::clone(set), Arc::clone(node));
+        match self.0.get_mut(&key) {
+            None => {
+                self.0.insert(key, Failures { count: 0, at: now });
+                None
+            }
+            Some(failures) => {
+                let left = wait(failures.count).saturating_sub(now.duration_since(failures.at));
+                if !left.is_zero() {
+                    return Some(left);
+                }
+                *failures = Failures { count: failures.count + 1, at: now };
+                None
+            }
+        }
+    }
 }
 
 impl Controller {
@@ -127,7 +166,8 @@ impl Controller {
         let (hash, _revision) = update::sync_history(self, &owner).await?;
         let nodes = self.nodes.list();
         let by_node = self.claim(&owner, &selector).await?;
-        let plan = decide(owner.tree, &nodes, &by_node);
+        let mut plan = decide(owner.tree, &hash, &nodes, &by_node, epoch_seconds(self.clock.wall()));
+        let waits = self.hold_back(&item.uid, &mut plan);
         let outcome = self.enact(&owner, &hash, plan).await;
         if outcome.is_ok() && owner.tree.str_at(&["spec", "updateStrategy", "type"]) != "OnDelete" {
             let by_node = self.claim(&owner, &selector).await?;
@@ -137,7 +177,23 @@ impl Controller {
             update::clean_up(self, &owner, &hash, &by_node).await?;
         }
         let again = self.write_status(&owner, &hash, &nodes, &selector).await?;
-        outcome.map(|()| again)
+        outcome.map(|()| waits.into_iter().chain(again).min())
+    }
+
+    /// Takes failed pods out of the plan whose back-off is not over; returns when the first one is.
+    fn hold_back(&self, set: &Arc<str>, plan: &mut Plan) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut backoff = self.backoff.lock();
+        let mut first: Option<Duration> = None;
+        plan.ended.retain(|pod| {
+            if pod.value.phase != Phase::Failed {
+                return true;
+            }
+            let left = backoff.left(set, &pod.value.node_name, now);
+            first = [first, left].into_iter().flatten().min();
+            left.is_none()
+        });
+        first
     }
 
     async fn claim(
@@ -157,13 +213,19 @@ impl Controller {
     }
 
     async fn enact(&self, owner: &Owner<'_>, hash: &str, plan: Plan) -> Result<(), SyncError> {
-        for pod in &plan.failed {
-            let message =
-                format!("Found failed daemon pod {} on node {}, will try to kill it", pod.key, pod.value.node_name);
-            self.recorder.event(&owner.reference(), EventType::Warning, "FailedDaemonPod", message);
+        for pod in &plan.ended {
+            let (node, failed) = (&pod.value.node_name, pod.value.phase == Phase::Failed);
+            let (ty, reason, message) = if failed {
+                let message = format!("Found failed daemon pod {} on node {node}, will try to kill it", pod.key);
+                (EventType::Warning, "FailedDaemonPod", message)
+            } else {
+                let message = format!("Found succeeded daemon pod {} on node {node}, will try to delete it", pod.key);
+                (EventType::Normal, "SucceededDaemonPod", message)
+            };
+            self.recorder.event(&owner.reference(), ty, reason, message);
         }
         let mut delete = plan.delete;
-        delete.extend(plan.failed);
+        delete.extend(plan.ended);
         delete.truncate(BURST_REPLICAS);
         let deleted = delete_pods(&self.client, &self.pods, &self.recorder, owner, &delete).await;
         let pods = plan.create_on.iter().take(BURST_REPLICAS).map(|node| new_pod(owner, hash, node)).collect();
@@ -214,26 +276,31 @@ const STATUS_NUMBERS: [&str; 8] = [
 ];
 
 /// Pods to make and to remove so that each fitting node has one (`podsShouldBeOnNode`), pure.
-fn decide(set: &Value, nodes: &[Item<Tree>], by_node: &ByNode) -> Plan {
+fn decide(set: &Value, hash: &str, nodes: &[Item<Tree>], by_node: &ByNode, now: i64) -> Plan {
     let mut plan = Plan::default();
+    let surges = update::surges(set);
     for node in nodes {
         let verdict = fit::verdict(set, &node.value);
         let pods = by_node.get(&*node.key.name).map(Vec::as_slice).unwrap_or(&[]);
-        let living: Vec<&Item<PodView>> = pods.iter().filter(|pod| pod.value.deleted.is_none()).collect();
-        if !verdict.should_continue {
-            plan.delete.extend(living.into_iter().cloned());
+        if verdict.should_run && pods.is_empty() {
+            plan.create_on.push(node.key.name.to_string());
             continue;
         }
-        let (failed, running): (Vec<_>, Vec<_>) = living.into_iter().partition(|pod| pod.value.phase == Phase::Failed);
-        plan.failed.extend(failed.into_iter().cloned());
-        // During a surge update two may run; the update decides about them.
-        let surge = update::surges(set);
-        if pods.is_empty() && verdict.should_run {
+        let living = pods.iter().filter(|pod| pod.value.deleted.is_none()).cloned();
+        if !verdict.should_continue {
+            plan.delete.extend(living);
+            continue;
+        }
+        let (ended, mut running): (Vec<_>, Vec<_>) = living.partition(|pod| pod.value.is_finished());
+        plan.ended.extend(ended);
+        running.sort_by(oldest_first);
+        if !surges {
+            plan.delete.extend(running.into_iter().skip(1));
+        } else if running.is_empty() && verdict.should_run {
+            // Whoever surges always has a pod that is not ending.
             plan.create_on.push(node.key.name.to_string());
-        } else if running.len() > 1 && !surge {
-            let mut running = running;
-            running.sort_by_key(|pod| (!pod.value.is_ready(), pod.value.created));
-            plan.delete.extend(running.into_iter().skip(1).cloned());
+        } else if running.len() > 1 {
+            plan.delete.extend(update::surplus_of_surge(set, hash, running, now));
         }
     }
     // Nodes that are gone: Pod GC takes their bound pods; those never bound are ours.
@@ -242,6 +309,13 @@ fn decide(set: &Value, nodes: &[Item<Tree>], by_node: &ByNode) -> Plan {
         plan.delete.extend(pods.iter().filter(|pod| pod.value.node_name.is_empty()).cloned());
     }
     plan
+}
+
+/// Bound pods before those that wait, then by age (`podByCreationTimestampAndPhase`).
+fn oldest_first(one: &Item<PodView>, other: &Item<PodView>) -> std::cmp::Ordering {
+    let unbound = |pod: &Item<PodView>| pod.value.node_name.is_empty();
+    let age = one.value.created.cmp(&other.value.created).then_with(|| one.key.name.cmp(&other.key.name));
+    unbound(one).cmp(&unbound(other)).then(age)
 }
 
 /// A pod of the set for one node: its affinity names the node, and it tolerates what must not keep daemons off.
@@ -290,7 +364,7 @@ fn new_status(set: &Value, hash: &str, nodes: &[Item<Tree>], by_node: &ByNode, n
         }
         *counts.entry("desiredNumberScheduled").or_default() += 1;
         let mut sorted: Vec<&Item<PodView>> = pods.iter().collect();
-        sorted.sort_by_key(|pod| pod.value.created);
+        sorted.sort_by(|one, other| oldest_first(one, other));
         let Some(oldest) = sorted.first() else { continue };
         *counts.entry("currentNumberScheduled").or_default() += 1;
         if oldest.value.is_ready() {
@@ -312,4 +386,28 @@ fn new_status(set: &Value, hash: &str, nodes: &[Item<Tree>], by_node: &ByNode, n
     status.insert("numberUnavailable", get("desiredNumberScheduled") - get("numberAvailable"));
     let wait = wait.and_then(|left| u64::try_from(left).ok()).map(Duration::from_secs);
     (Value::Object(status), wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_fails_again_and_again_waits_longer_and_longer() {
+        let (set, node): (Arc<str>, Arc<str>) = ("set".into(), "node".into());
+        let mut backoff = Backoff::default();
+        let mut now = Instant::now();
+        assert_eq!(backoff.left(&set, &node, now), None, "the first is replaced at once");
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            let left = backoff.left(&set, &node, now).unwrap();
+            waits.push(left.as_secs());
+            now += left;
+            assert_eq!(backoff.left(&set, &node, now), None);
+        }
+        assert_eq!(waits[..4], [1, 2, 4, 8]);
+        assert_eq!(waits[11], 900);
+        now += LONGEST_WAIT * 2;
+        assert_eq!(backoff.left(&set, &node, now), None, "what was long ago is forgotten");
+    }
 }

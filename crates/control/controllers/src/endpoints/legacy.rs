@@ -2,6 +2,7 @@
 
 use super::{Backend, Port, Sources, address, flag, queue_services_of, ready_pods, selector, target_reference};
 use crate::context::{Context, Informers, SyncResult, run_workers, tools};
+use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::ObjectKey;
 use skiff_client::{Client, Store, Tree, WriteOptions};
 use skiff_machinery::{Map, Value, object};
@@ -11,7 +12,6 @@ use std::sync::Arc;
 /// Upstream's limit for one object; what is beyond is left out and an annotation says so.
 const MAX_ADDRESSES: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 
 #[derive(Clone)]
@@ -19,10 +19,11 @@ struct Controller {
     client: Client,
     sources: Sources,
     endpoints: Arc<Store<Tree>>,
+    recorder: Recorder,
 }
 
 pub(super) fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, _) = tools(context, "endpoint-controller", "endpoint-controller", "endpoint");
+    let (client, queue, recorder) = tools(context, "endpoint-controller", "endpoint-controller", "endpoint");
     {
         let queue = queue.clone();
         informers.services.on_change(move |delta| queue.add(delta.key.clone()));
@@ -35,7 +36,8 @@ pub(super) fn spawn(context: &Context, informers: &mut Informers) {
         let queue = queue.clone();
         informers.endpoints.on_change(move |delta| queue.add(delta.key.clone()));
     }
-    let controller = Controller { client, sources: Sources::new(informers), endpoints: informers.endpoints.store() };
+    let endpoints = informers.endpoints.store();
+    let controller = Controller { client, sources: Sources::new(informers), endpoints, recorder };
     run_workers(context, "endpoint", &queue, 5, move |key| {
         let controller = controller.clone();
         async move { controller.sync(key).await }
@@ -48,7 +50,10 @@ fn subsets(service: &Value, backends: &[Backend]) -> (Vec<Value>, bool) {
     let v6 = service.items_at(&["spec", "ipFamilies"]).first().and_then(Value::as_str) == Some("IPv6");
     let mut by_ports: BTreeMap<Vec<Port>, (Vec<Value>, Vec<Value>)> = BTreeMap::new();
     let mut count = 0;
-    for backend in backends.iter().filter(|backend| !backend.terminating || publish) {
+    let mut shown: Vec<&Backend> = backends.iter().filter(|backend| !backend.terminating || publish).collect();
+    // What does not fit is what is of no use.
+    shown.sort_by_key(|backend| !backend.ready);
+    for backend in shown {
         let Some(ip) = address(&backend.pod.value, v6) else { continue };
         count += 1;
         if count > MAX_ADDRESSES {
@@ -105,13 +110,8 @@ fn desired(service: &Value, standing: Option<&Value>, backends: &[Backend]) -> V
             },
         }
     });
-    let mut labels = service.object_at(&["metadata", "labels"]).cloned().unwrap_or_default();
+    let mut labels = super::copied_labels(service);
     labels.insert(MANAGED_BY, "endpoint-controller");
-    if service.str_at(&["spec", "clusterIP"]) == "None" {
-        labels.insert(HEADLESS, "");
-    } else {
-        labels.remove(HEADLESS);
-    }
     if let Some(map) = wanted.as_object_mut() {
         map.insert("apiVersion", "v1");
         map.insert("kind", "Endpoints");
@@ -166,7 +166,18 @@ impl Controller {
                 Ok(None)
             }
             Err(error) if crate::workload::is_namespace_terminating(&error) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                let (reason, verb) = match standing {
+                    None => ("FailedToCreateEndpoint", "create"),
+                    Some(_) => ("FailedToUpdateEndpoint", "update"),
+                };
+                if !error.is_conflict() {
+                    let about = Reference::to(&wanted, "v1", "Endpoints");
+                    let message = format!("Failed to {verb} endpoint {key}: {error}");
+                    self.recorder.event(&about, EventType::Warning, reason, message);
+                }
+                Err(error.into())
+            }
         }
     }
 }

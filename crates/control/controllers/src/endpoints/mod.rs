@@ -46,7 +46,7 @@ struct Backend {
     ready: bool,
     serving: bool,
     terminating: bool,
-    /// Published hostname, for headless services.
+    /// Hostname under the service's name.
     hostname: String,
 }
 
@@ -97,7 +97,6 @@ fn ports_of(service: &Value, pod: &PodView) -> Vec<Port> {
 fn ready_pods(service: &Value, pods: Vec<Item<PodView>>) -> Vec<Backend> {
     let Some(selector) = selector(service) else { return Vec::new() };
     let publish = flag(service, &["spec", "publishNotReadyAddresses"]);
-    let headless = service.str_at(&["spec", "clusterIP"]) == "None";
     let name = service.str_at(&["metadata", "name"]);
     let mut backends: Vec<Backend> = pods
         .into_iter()
@@ -106,7 +105,7 @@ fn ready_pods(service: &Value, pods: Vec<Item<PodView>>) -> Vec<Backend> {
         .map(|pod| {
             let terminating = pod.value.deleted.is_some();
             let serving = pod.value.is_ready();
-            let published = headless && pod.value.subdomain == name;
+            let published = pod.value.subdomain == name;
             Backend {
                 ports: ports_of(service, &pod.value),
                 ready: publish || (serving && !terminating),
@@ -151,7 +150,25 @@ fn same_for_services(old: &PodView, new: &PodView) -> bool {
         && old.deleted.is_some() == new.deleted.is_some()
         && old.node_name == new.node_name
         && old.hostname == new.hostname
+        && old.subdomain == new.subdomain
 }
+
+/// Labels of a service as its endpoints carry them; those that say something about the endpoints are not copied
+/// (`setEndpointSliceLabels`).
+fn copied_labels(service: &Value) -> Map {
+    const OURS: [&str; 3] = [slices::SERVICE_NAME, slices::MANAGED_BY, HEADLESS];
+    let labels = service.object_at(&["metadata", "labels"]).into_iter().flat_map(Map::iter);
+    let mut labels: Map = labels
+        .filter(|(key, _)| !OURS.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if service.str_at(&["spec", "clusterIP"]) == "None" {
+        labels.insert(HEADLESS, "");
+    }
+    labels
+}
+
+const HEADLESS: &str = "service.kubernetes.io/headless";
 
 fn target_reference(pod: &Item<PodView>) -> Value {
     skiff_machinery::object! {

@@ -1,21 +1,28 @@
 //! EndpointSlices (`endpointslice` module of upstream: `reconciler.go`).
 //!
 //! At most 100 endpoints in a slice. What stands in a slice stays there, so that one pod's change rewrites one slice.
+//! `spec.trafficDistribution` becomes hints.
+//!
+//! Not here yet: the hints of `service.kubernetes.io/topology-mode: Auto`, which need the nodes' sizes; such a service has
+//! none, as upstream's has when its endpoints are too few.
 
 use super::{Backend, Port, Sources, address, queue_services_of, ready_pods, selector, target_reference};
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
 use crate::ownership::controller_reference;
+use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::{Client, Store, Tree, WriteOptions};
-use skiff_machinery::{Map, Value, object};
+use skiff_machinery::{Map, Value, list, object};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 const MAX_ENDPOINTS: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// When a service is looked at again whose pods name a node that is not known.
+const MISSING_NODE: Duration = Duration::from_secs(5);
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 #[derive(Clone)]
@@ -24,10 +31,12 @@ struct Controller {
     sources: Sources,
     slices: Arc<Store<Tree>>,
     nodes: Arc<Store<Tree>>,
+    recorder: Recorder,
 }
 
 pub(super) fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, _) = tools(context, "endpointslice-controller", "endpoint-slice-controller", "endpoint_slice");
+    let (client, queue, recorder) =
+        tools(context, "endpointslice-controller", "endpoint-slice-controller", "endpoint_slice");
     let sources = Sources::new(informers);
     informers.endpoint_slices.index(SERVICE_NAME, |item| {
         let service = item.value.str_at(&["metadata", "labels", SERVICE_NAME]);
@@ -53,8 +62,8 @@ pub(super) fn spawn(context: &Context, informers: &mut Informers) {
             }
         });
     }
-    let controller =
-        Controller { client, sources, slices: informers.endpoint_slices.store(), nodes: informers.nodes.store() };
+    let (slices, nodes) = (informers.endpoint_slices.store(), informers.nodes.store());
+    let controller = Controller { client, sources, slices, nodes, recorder };
     run_workers(context, "endpointslice", &queue, 5, move |key| {
         let controller = controller.clone();
         async move { controller.sync(key).await }
@@ -87,14 +96,27 @@ impl Controller {
             // The garbage collector removes the slices of a service that is gone.
             return Ok(None);
         };
-        let backends = ready_pods(&service.value, self.sources.pods.list_namespace(&key.namespace));
+        let mut backends = ready_pods(&service.value, self.sources.pods.list_namespace(&key.namespace));
+        // A pod whose node is not known leads nowhere: it is left out, and looked for again, unless the service wants all.
+        let all = backends.len();
+        if !super::flag(&service.value, &["spec", "publishNotReadyAddresses"]) {
+            backends.retain(|backend| self.nodes.get("", &backend.pod.value.node_name).is_some());
+        }
+        let again = (backends.len() < all).then_some(MISSING_NODE);
         let zone = |node: &str| {
             let node = self.nodes.get("", node)?;
             Some(node.value.str_at(&["metadata", "labels", ZONE]).to_owned()).filter(|zone| !zone.is_empty())
         };
         let plan = decide(&service.value, &backends, &ours, &zone);
-        self.enact(&key, plan).await?;
-        Ok(None)
+        if let Err(error) = self.enact(&key, plan).await {
+            if !matches!(&error, SyncError::Client(error) if error.is_conflict()) {
+                let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
+                let about = Reference::to(&service.value, "v1", "Service");
+                self.recorder.event(&about, EventType::Warning, "FailedToUpdateEndpointSlices", message);
+            }
+            return Err(error);
+        }
+        Ok(again)
     }
 
     async fn enact(&self, key: &ObjectKey, plan: Plan) -> Result<(), SyncError> {
@@ -127,7 +149,8 @@ impl Controller {
     }
 }
 
-fn endpoint(backend: &Backend, v6: bool, zone: &dyn Fn(&str) -> Option<String>) -> Option<Value> {
+/// A pod as an endpoint of one family.
+fn endpoint(backend: &Backend, v6: bool, zone: &dyn Fn(&str) -> Option<String>, distribution: &str) -> Option<Value> {
     let pod = &backend.pod;
     let mut endpoint = Map::new();
     endpoint.insert("addresses", vec![address(&pod.value, v6)?]);
@@ -140,12 +163,32 @@ fn endpoint(backend: &Backend, v6: bool, zone: &dyn Fn(&str) -> Option<String>) 
     }
     if !pod.value.node_name.is_empty() {
         endpoint.insert("nodeName", &*pod.value.node_name);
-        if let Some(zone) = zone(&pod.value.node_name) {
+        let zone = zone(&pod.value.node_name);
+        if let Some(hints) = hints(distribution, &pod.value.node_name, zone.as_deref()) {
+            endpoint.insert("hints", hints);
+        }
+        if let Some(zone) = zone {
             endpoint.insert("zone", zone);
         }
     }
     endpoint.insert("targetRef", target_reference(pod));
     Some(Value::Object(endpoint))
+}
+
+/// Where an endpoint is for (`trafficdist.ReconcileHints`).
+fn hints(distribution: &str, node: &str, zone: Option<&str>) -> Option<Map> {
+    let named = |name: &str| list![object! { "name": name }];
+    let mut hints = Map::new();
+    let by_node = distribution == "PreferSameNode";
+    if by_node {
+        hints.insert("forNodes", named(node));
+    }
+    if by_node || matches!(distribution, "PreferClose" | "PreferSameZone") {
+        if let Some(zone) = zone {
+            hints.insert("forZones", named(zone));
+        }
+    }
+    (!hints.is_empty()).then_some(hints)
 }
 
 fn pod_of(endpoint: &Value) -> &str {
@@ -175,7 +218,7 @@ fn decide(
         for backend in backends {
             let mut ports = backend.ports.clone();
             ports.sort();
-            if let Some(endpoint) = endpoint(backend, v6, zone) {
+            if let Some(endpoint) = endpoint(backend, v6, zone, service.str_at(&["spec", "trafficDistribution"])) {
                 by_ports.entry(ports).or_default().push(endpoint);
             }
         }
@@ -257,15 +300,9 @@ fn desired(
     endpoints: Vec<Value>,
 ) -> Value {
     let service_name = service.str_at(&["metadata", "name"]);
-    let mut labels = Map::new();
-    for (key, value) in service.object_at(&["metadata", "labels"]).into_iter().flat_map(Map::iter) {
-        labels.insert(key.clone(), value.clone());
-    }
+    let mut labels = super::copied_labels(service);
     labels.insert(SERVICE_NAME, service_name);
     labels.insert(MANAGED_BY, CONTROLLER);
-    if service.str_at(&["spec", "clusterIP"]) == "None" {
-        labels.insert(HEADLESS, "");
-    }
     let mut wanted = match slice {
         Some(slice) => (*slice.value.0).clone(),
         None => object! {
@@ -290,4 +327,111 @@ fn desired(
 fn differs(standing: &Value, wanted: &Value) -> bool {
     ["endpoints", "ports"].iter().any(|field| standing.items_at(&[field]) != wanted.items_at(&[field]))
         || standing.at(&["metadata", "labels"]) != wanted.at(&["metadata", "labels"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::PodView;
+    use skiff_client::Projection;
+
+    fn backend(number: usize, ready: bool) -> Backend {
+        let tree = object! {
+            "metadata": object! { "name": format!("p{number}") },
+            "spec": object! { "nodeName": "n1" },
+            "status": object! { "podIPs": list![
+                object! { "ip": format!("10.0.{}.{}", number / 256, number % 256) },
+                object! { "ip": format!("fd00::{number:x}") },
+            ] },
+        };
+        let name = format!("p{number}");
+        let pod = Item {
+            key: ObjectKey::new("ns", &name),
+            uid: name.as_str().into(),
+            resource_version: 1,
+            value: Arc::new(PodView::project(&Arc::new(tree)).unwrap()),
+        };
+        Backend { pod, ports: Vec::new(), ready, serving: ready, terminating: false, hostname: String::new() }
+    }
+    fn service(families: Value, distribution: &str) -> Value {
+        object! {
+            "metadata": object! { "name": "web", "namespace": "ns", "uid": "u", "labels": object! { "team": "a" } },
+            "spec": object! { "ipFamilies": families, "trafficDistribution": distribution },
+        }
+    }
+    fn zone(_node: &str) -> Option<String> {
+        Some("z1".to_owned())
+    }
+    /// The created slices as if they had been stored.
+    fn stored(plan: &Plan) -> Vec<Item<Tree>> {
+        let keep = |(number, slice): (usize, &Value)| {
+            let mut slice = slice.clone();
+            let name = format!("web-{number}");
+            slice.as_object_mut().unwrap().object_mut("metadata").insert("name", name.as_str());
+            let key = ObjectKey::new("ns", &name);
+            Item { key, uid: "u".into(), resource_version: 1, value: Arc::new(Tree(Arc::new(slice))) }
+        };
+        plan.create.iter().enumerate().map(keep).collect()
+    }
+    fn sizes(slices: &[Value]) -> Vec<usize> {
+        slices.iter().map(|slice| slice.items_at(&["endpoints"]).len()).collect()
+    }
+
+    #[test]
+    fn endpoints_are_packed_by_hundreds_and_one_change_rewrites_one_slice() {
+        let service = service(list!["IPv4"], "");
+        let backends: Vec<Backend> = (0..250).map(|number| backend(number, true)).collect();
+        let first = decide(&service, &backends, &[], &zone);
+        let mut packed = sizes(&first.create);
+        packed.sort_unstable();
+        assert_eq!(packed, [50, 100, 100]);
+        let existing = stored(&first);
+        assert_eq!(decide(&service, &backends, &existing, &zone), Plan::default());
+        let mut changed = backends.clone();
+        changed[7] = backend(7, false);
+        let plan = decide(&service, &changed, &existing, &zone);
+        assert_eq!((plan.update.len(), plan.create.len(), plan.delete.len()), (1, 0, 0));
+        let more: Vec<Backend> = (0..251).map(|number| backend(number, true)).collect();
+        let plan = decide(&service, &more, &existing, &zone);
+        assert_eq!((sizes(&plan.update), plan.create.len()), (vec![51], 0));
+        let none = decide(&service, &[], &existing, &zone);
+        assert_eq!((none.update.len() + none.create.len(), none.delete.len()), (1, 2), "an empty one stays");
+    }
+
+    #[test]
+    fn each_family_has_its_slices() {
+        let both = service(list!["IPv6", "IPv4"], "");
+        let plan = decide(&both, &[backend(1, true)], &[], &zone);
+        let seen: Vec<(&str, &str)> = plan
+            .create
+            .iter()
+            .map(|slice| {
+                let address = slice.items_at(&["endpoints"])[0].items_at(&["addresses"])[0].as_str().unwrap();
+                (slice.str_at(&["addressType"]), address)
+            })
+            .collect();
+        assert_eq!(seen, [("IPv6", "fd00::1"), ("IPv4", "10.0.0.1")]);
+        let existing = stored(&plan);
+        let one = decide(&service(list!["IPv4"], ""), &[backend(1, true)], &existing, &zone);
+        assert_eq!((one.delete, one.create.len(), one.update.len()), (vec!["web-0".to_owned()], 0, 0));
+    }
+
+    #[test]
+    fn hints_say_for_whom_an_endpoint_is() {
+        let hints_of = |distribution: &str| {
+            let plan = decide(&service(list!["IPv4"], distribution), &[backend(1, true)], &[], &zone);
+            let hints = plan.create[0].items_at(&["endpoints"])[0].get("hints").cloned();
+            hints.map(|hints| {
+                let names = |field: &str| -> Vec<String> {
+                    hints.items_at(&[field]).iter().map(|one| one.str_at(&["name"]).to_owned()).collect()
+                };
+                (names("forZones"), names("forNodes"))
+            })
+        };
+        let name = |text: &str| vec![text.to_owned()];
+        assert_eq!(hints_of(""), None);
+        assert_eq!(hints_of("PreferClose"), Some((name("z1"), Vec::new())));
+        assert_eq!(hints_of("PreferSameZone"), Some((name("z1"), Vec::new())));
+        assert_eq!(hints_of("PreferSameNode"), Some((name("z1"), name("n1"))));
+    }
 }

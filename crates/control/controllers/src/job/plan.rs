@@ -297,7 +297,7 @@ fn free_indexes<'a>(job: &'a Value, pods: &'a [Item<PodView>], facts: &'a Facts)
 /// each index in any case (`activePodsForRemoval`).
 fn for_removal(job: &Value, active: &[Item<PodView>], count: usize) -> Vec<Item<PodView>> {
     let mut order = active.to_vec();
-    order.sort_by(|one, other| deletion_order((&one.value, 0), (&other.value, 0)));
+    order.sort_by(|one, other| deletion_order(&one.value, &other.value));
     let mut going: Vec<Item<PodView>> = Vec::new();
     if is_indexed(job) {
         let mut best: BTreeMap<i64, Arc<str>> = BTreeMap::new();

@@ -26,7 +26,8 @@ async fn a_quota_counts_what_is_there_and_what_was_deleted_is_free_again() {
     maps.delete("after", None).await.unwrap();
     cluster.until("maps to be free again", || async { used("configmaps").await == "1" }).await;
     let mut spec = template("web");
-    let container = object! { "name": "c", "image": "i", "resources": object! { "requests": object! { "cpu": "400m" } } };
+    let container =
+        object! { "name": "c", "image": "i", "resources": object! { "requests": object! { "cpu": "400m" } } };
     let tree = spec.as_object_mut().unwrap();
     tree.insert("spec", object! { "containers": list![container] });
     for name in ["a", "b"] {
@@ -34,10 +35,11 @@ async fn a_quota_counts_what_is_there_and_what_was_deleted_is_free_again() {
         cluster.create(&pods, Value::Object(tree.clone())).await;
     }
     assert_eq!(used("requests.cpu").await, "800m");
-    cluster.until("pods to run", || async {
-        cluster.items(&pods).await.iter().all(|pod| pod.str_at(&["status", "phase"]) == "Running")
-    })
-    .await;
+    cluster
+        .until("pods to run", || async {
+            cluster.items(&pods).await.iter().all(|pod| pod.str_at(&["status", "phase"]) == "Running")
+        })
+        .await;
     cluster.set_status(&pods, "a", object! { "phase": "Succeeded" }).await;
     cluster.until("an ended pod to cost no cpu", || async { used("requests.cpu").await == "400m" }).await;
     assert_eq!(used("pods").await, "1");
@@ -81,10 +83,11 @@ async fn an_ended_job_goes_after_its_time() {
     cluster.create(&jobs, job("stays", "0", object! { "completions": 1 })).await;
     cluster.create(&jobs, job("goes", "0", object! { "completions": 1, "ttlSecondsAfterFinished": 0 })).await;
     cluster.until("the job to go", || async { jobs.fetch_optional("goes").await.unwrap().is_none() }).await;
-    cluster.until("the other to end", || async {
-        jobs.fetch("stays").await.unwrap().at(&["status", "completionTime"]).is_some()
-    })
-    .await;
+    cluster
+        .until("the other to end", || async {
+            jobs.fetch("stays").await.unwrap().at(&["status", "completionTime"]).is_some()
+        })
+        .await;
     let patch = object! { "spec": object! { "ttlSecondsAfterFinished": 0 } };
     jobs.patch("stays", "", &Patch::Merge(&patch), &WriteOptions::default()).await.unwrap();
     cluster.until("the other to go too", || async { jobs.fetch_optional("stays").await.unwrap().is_none() }).await;
