@@ -215,8 +215,9 @@ impl Plane {
         let elector = self.elector(&client, options.election.as_ref(), &telling);
         options.serving.spawn("kube-scheduler", &telling, self.delegated(&client)?, &self.clock, owner)?;
         let (started, clock) = (elector.clone(), Arc::clone(&self.clock));
+        let metrics = scheduler::metrics(&telling, &clock);
         keep(owner, "kube-scheduler", &self.clock, move |run| {
-            scheduler::spawn(client.clone(), started.clone(), &clock, &run);
+            scheduler::spawn(client.clone(), started.clone(), Arc::clone(&metrics), &clock, &run);
             std::future::ready(Ok(()))
         });
         Ok(elector)

@@ -44,6 +44,8 @@ pub struct Config {
     pub name: String,
     /// The candidate for the lease; `None` to lead without asking.
     pub elector: Option<Arc<LeaderElector>>,
+    /// What it counts; whoever serves metrics tells them.
+    pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: SharedClock,
 }
@@ -90,11 +92,10 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// Starts a scheduler under `supervisor`: informers at once, decisions as soon as it leads. Its metrics are for whoever
-/// serves them.
-pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) -> Arc<Metrics> {
+/// Starts a scheduler under `supervisor`: informers at once, decisions as soon as it leads.
+pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) {
     let recorder = Recorder::spawn(client.clone(), "default-scheduler", "", Arc::clone(&config.clock), supervisor);
-    let metrics = Metrics::new(Arc::clone(&config.clock));
+    let metrics = Arc::clone(&config.metrics);
     let state = State {
         cluster: Cluster::default(),
         queue: Queue::measured(Arc::clone(&metrics)),
@@ -128,7 +129,6 @@ pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) -> Arc<Met
         pictures.synced().await;
         shared.lead().await;
     });
-    metrics
 }
 
 impl Shared {

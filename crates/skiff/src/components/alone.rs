@@ -254,7 +254,8 @@ impl Alone {
     fn scheduler(&self, options: &scheduler::Options) -> anyhow::Result<Option<Arc<LeaderElector>>> {
         let elector = self.elector(options.election.as_ref());
         self.spawn_serving(&options.serving)?;
-        scheduler::spawn(self.client.clone(), elector.clone(), &self.clock, &self.run);
+        let metrics = scheduler::metrics(&self.telling, &self.clock);
+        scheduler::spawn(self.client.clone(), elector.clone(), metrics, &self.clock, &self.run);
         Ok(elector)
     }
 

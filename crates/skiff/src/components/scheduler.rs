@@ -1,12 +1,13 @@
 //! kube-scheduler: its flags, and its start.
 
-use super::serving::{self, Serving};
+use super::serving::{self, Serving, Telling};
 use super::{ELECTION, Election, Entry, Place, Said, Spec, flag};
 use skiff_base::clock::SharedClock;
 use skiff_base::flags::Component;
 use skiff_base::task::Supervisor;
 use skiff_client::Client;
 use skiff_client::leader::LeaderElector;
+use skiff_scheduler::metrics::Metrics;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,9 +43,21 @@ impl Options {
     }
 }
 
+/// Its metrics, told with the component's others. They outlive a start.
+pub(crate) fn metrics(telling: &Telling, clock: &SharedClock) -> Arc<Metrics> {
+    let metrics = Metrics::new(Arc::clone(clock));
+    telling.measure(Arc::clone(&metrics) as _);
+    metrics
+}
+
 /// Starts it.
-pub(crate) fn spawn(client: Client, elector: Option<Arc<LeaderElector>>, clock: &SharedClock, supervisor: &Supervisor) {
-    let config =
-        skiff_scheduler::run::Config { name: "default-scheduler".to_owned(), elector, clock: Arc::clone(clock) };
-    skiff_scheduler::run::spawn(client, config, supervisor);
+pub(crate) fn spawn(
+    client: Client,
+    elector: Option<Arc<LeaderElector>>,
+    metrics: Arc<Metrics>,
+    clock: &SharedClock,
+    supervisor: &Supervisor,
+) {
+    let (name, clock) = ("default-scheduler".to_owned(), Arc::clone(clock));
+    skiff_scheduler::run::spawn(client, skiff_scheduler::run::Config { name, elector, metrics, clock }, supervisor);
 }

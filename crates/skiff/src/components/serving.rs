@@ -161,6 +161,11 @@ impl Telling {
         Self { health: Arc::new(Health::new()), metrics, client }
     }
 
+    /// What the component counts by itself.
+    pub(crate) fn measure(&self, part: Arc<dyn Collect>) {
+        self.metrics.register(part);
+    }
+
     /// Whether it leads, and whether its election is well.
     pub(crate) fn watch(&self, elector: &Arc<LeaderElector>) {
         self.client.leading(elector);
