@@ -1,6 +1,5 @@
 //! What the cluster runs of itself: DNS, as an ordinary Deployment of this executable's own image.
 
-use crate::node_images::OWN_IMAGE;
 use skiff_client::{Client, ClientError, Patch, WriteOptions};
 use skiff_machinery::Value;
 use skiff_machinery::codec::yaml;
@@ -10,7 +9,7 @@ const MANAGER: &str = "skiff-addons";
 pub(crate) const DNS_NAME: &str = "skiff-dns";
 
 /// The objects of the cluster's DNS.
-fn dns(address: &str, domain: &str, api: &str) -> String {
+fn dns(image: &str, address: &str, domain: &str, api: &str) -> String {
     let (host, port) = api.rsplit_once(':').unwrap_or((api, "6443"));
     format!(
         r#"apiVersion: v1
@@ -69,9 +68,9 @@ spec:
         - {{name: net.ipv4.ip_unprivileged_port_start, value: "0"}}
       containers:
       - name: dns
-        image: {OWN_IMAGE}
+        image: {image}
         imagePullPolicy: IfNotPresent
-        args: [dns, "--domain={domain}"]
+        args: [dns, "--domain={domain}", "--cluster-ip={address}"]
         env:
         - {{name: KUBERNETES_SERVICE_HOST, value: "{host}"}}
         - {{name: KUBERNETES_SERVICE_PORT, value: "{port}"}}
@@ -117,9 +116,15 @@ async fn apply(client: &Client, object: &Value) -> Result<(), ClientError> {
 }
 
 /// Brings the cluster's DNS in place by server-side apply, so that an upgrade changes it and people's own fields stay.
-/// `api` is where pods reach the API server.
-pub(crate) async fn install_dns(client: &Client, address: &str, domain: &str, api: &str) -> anyhow::Result<()> {
-    let text = dns(address, domain, api);
+/// `image` is this executable's, as the node's runtime has it; `api` is where pods reach the API server.
+pub(crate) async fn install_dns(
+    client: &Client,
+    image: &str,
+    address: &str,
+    domain: &str,
+    api: &str,
+) -> anyhow::Result<()> {
+    let text = dns(image, address, domain, api);
     for document in yaml::documents(&text) {
         let object = yaml::from_slice(document?.as_bytes())?;
         apply(client, &object).await?;

@@ -1,22 +1,16 @@
 //! The node beside (or without) a control plane: runtime, kubelet and its server, on threads of their own.
 
-use crate::node_images::NodeImages;
-use crate::node_network::{self, NodeNetwork};
+use crate::{node_network, node_runtime};
 use anyhow::Context;
 use skiff_base::clock::SharedClock;
 use skiff_base::task::Supervisor;
 use skiff_client::Client;
-use skiff_cri::streaming::Streaming;
-use skiff_cri::{GrpcRuntime, ImageService, RuntimeService};
-use skiff_image::registry::Puller;
-use skiff_image::{Images, Limits};
 use skiff_kubelet::kubelet::{Config as KubeletConfig, Kubelet};
 use skiff_kubelet::server::{Guard, KubeletServer};
 use skiff_net::server::{Options as ServerOptions, Server};
 use skiff_net::tls::{ClientTrust, Identity};
-use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -58,71 +52,22 @@ pub(crate) struct Serving {
     pub(crate) client_ca: Vec<u8>,
 }
 
-struct Runtime {
-    runtime: Arc<dyn RuntimeService>,
-    images: Arc<dyn ImageService>,
-    streaming: Option<Arc<dyn Streaming>>,
-}
-
-/// A directory that holds this executable as `/skiff`: the one layer of its own image. A link to the same file where
-/// the file system allows it, else a copy.
-fn own_layer(data_dir: &Path) -> anyhow::Result<PathBuf> {
-    let layer = data_dir.join("self");
-    std::fs::create_dir_all(layer.join("tmp"))?;
-    let target = layer.join("skiff");
-    let executable = std::env::current_exe().context("where this executable is")?;
-    match std::fs::remove_file(&target) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => (),
-    }
-    if std::fs::hard_link(&executable, &target).is_err() {
-        std::fs::copy(&executable, &target).context("copying this executable into its own image")?;
-    }
-    Ok(layer)
-}
-
-async fn open_runtime(
-    config: &Config,
-    client: &Client,
-    clock: &SharedClock,
-    supervisor: &Supervisor,
-) -> anyhow::Result<Runtime> {
-    if let Some(endpoint) = &config.runtime_endpoint {
-        let connected = GrpcRuntime::connect(endpoint).await;
-        let foreign = connected.with_context(|| format!("--container-runtime-endpoint {endpoint}"))?;
-        return Ok(Runtime {
-            runtime: Arc::new(foreign.runtime()),
-            images: Arc::new(foreign.images()),
-            streaming: None,
-        });
-    }
-    let images = Images::open(&config.data_dir.join("images"), Limits::default())?;
-    let puller = Puller::new(&[], Vec::new(), supervisor.clone())?;
-    let images = Arc::new(NodeImages::new(images, puller, own_layer(&config.data_dir)?));
-    let place =
-        node_network::Place { data_dir: config.data_dir.join("network"), cluster_cidrs: config.cluster_cidrs.clone() };
-    let ranges = node_network::ranges_of(client.clone(), config.node_name.clone(), Arc::clone(clock));
-    let network = Arc::new(NodeNetwork::new(place, ranges, Arc::clone(clock), supervisor));
-    let runtime = EmbeddedRuntime::open(RuntimeConfig {
-        root: config.data_dir.join("runtime"),
-        images: Arc::clone(&images) as _,
-        network,
-        clock: Arc::clone(clock),
-        tasks: supervisor.child("runtime"),
-    });
-    let runtime = Arc::new(runtime.await.context("opening the container runtime")?);
-    Ok(Runtime { runtime: Arc::clone(&runtime) as _, images, streaming: Some(runtime) })
-}
-
-/// Starts the node. `client` is the node's own way to the API.
+/// Starts the node. `client` is the node's own way to the API. Answers under which name its runtime has the image that is
+/// this executable.
 pub(crate) async fn start(
     config: Config,
     client: Client,
     serving: Serving,
     clock: &SharedClock,
     supervisor: &Supervisor,
-) -> anyhow::Result<()> {
-    let runtime = open_runtime(&config, &client, clock, supervisor).await?;
+) -> anyhow::Result<String> {
+    let runtime = match &config.runtime_endpoint {
+        Some(endpoint) => node_runtime::foreign(endpoint, &config.data_dir, clock, supervisor).await?,
+        None => {
+            let ranges = node_network::ranges_of(client.clone(), config.node_name.clone(), Arc::clone(clock));
+            node_runtime::embedded(&config.data_dir, &config.cluster_cidrs, ranges, clock, supervisor).await?
+        }
+    };
     let kubelet_config = KubeletConfig {
         node_name: config.node_name.clone(),
         root: config.root.clone(),
@@ -146,5 +91,5 @@ pub(crate) async fn start(
     let service = KubeletServer::new(kubelet.shared, kubelet.pods, guard, runtime.streaming);
     let server = Server::tls(serving.listener, tls, Arc::new(service), ServerOptions::default(), Arc::clone(clock));
     server.spawn(supervisor, "kubelet server");
-    Ok(())
+    Ok(runtime.own_image)
 }

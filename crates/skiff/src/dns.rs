@@ -7,7 +7,7 @@ use skiff_base::clock::SystemClock;
 use skiff_base::task::Supervisor;
 use skiff_client::{Client, Kubeconfig};
 use skiff_dns::{DnsConfig, DnsServer, Zone};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,23 @@ pub(crate) struct Flags {
     /// Where other names are asked for; from /etc/resolv.conf when absent.
     #[arg(long)]
     upstream: Vec<SocketAddr>,
+    /// Addresses under which the cluster reaches this server: never asked, though /etc/resolv.conf may name them.
+    #[arg(long, value_delimiter = ',')]
+    cluster_ip: Vec<IpAddr>,
 }
 
 /// Runs until a signal ends it.
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     crate::telemetry("info");
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(serve(flags))
+}
+
+/// Whom to ask for other names. Not this server itself: a node whose names are resolved by the cluster, or by a resolver on
+/// its loopback (which in a pod is the pod's own), would send each question round and round.
+fn upstreams(found: &[String], cluster: &[IpAddr]) -> Vec<SocketAddr> {
+    let parsed = found.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+    let others = parsed.filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !cluster.contains(ip));
+    others.map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
 async fn serve(flags: Flags) -> anyhow::Result<()> {
@@ -46,7 +57,10 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let client = Client::new(transport, concat!("skiff-dns/v", env!("CARGO_PKG_VERSION")));
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let found = skiff_kubelet::kubelet::host_dns(&text).servers;
-    let resolv = found.iter().filter_map(|ip| ip.parse().ok()).map(|ip| SocketAddr::new(ip, 53)).collect();
+    let upstreams = if flags.upstream.is_empty() { upstreams(&found, &flags.cluster_ip) } else { flags.upstream };
+    if upstreams.is_empty() {
+        tracing::warn!(?found, "nobody can be asked for names outside of the cluster");
+    }
     let any = |port| Some(SocketAddr::from(([0, 0, 0, 0], port)));
     let config = DnsConfig {
         listen: vec![flags.listen],
@@ -54,7 +68,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         ready: any(8181),
         metrics: any(9153),
         domain: flags.domain.clone(),
-        upstreams: if flags.upstream.is_empty() { resolv } else { flags.upstream },
+        upstreams,
         ..DnsConfig::default()
     };
     let zone = Arc::new(RwLock::new(Zone::default()));
@@ -70,4 +84,18 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         tracing::warn!(?late, "some tasks did not end in time");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_does_not_ask_itself() {
+        let found = ["10.96.0.10", "127.0.0.53", "::1", "::ffff:10.96.0.10", "0.0.0.0", "192.0.2.1", "odd", "fd00::1"];
+        let found: Vec<String> = found.map(str::to_owned).to_vec();
+        let asked = upstreams(&found, &["10.96.0.10".parse().unwrap()]);
+        assert_eq!(asked, ["192.0.2.1:53".parse().unwrap(), "[fd00::1]:53".parse().unwrap()]);
+        assert!(upstreams(&found[..2], &["10.96.0.10".parse().unwrap()]).is_empty());
+    }
 }

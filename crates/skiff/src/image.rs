@@ -73,7 +73,8 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
         }
         Command::Rm { name } => {
             anyhow::ensure!(images.find(&name).is_some(), "there is no image {name}");
-            images.remove(&name)?;
+            let used = skiff_runtime::leftovers::layers_in_use(&flags.data_dir.join("runtime"));
+            images.remove(&name, |layer| used.contains(layer))?;
         }
     }
     Ok(())

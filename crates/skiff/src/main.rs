@@ -13,6 +13,7 @@ mod inprocess;
 mod keep;
 mod node_images;
 mod node_network;
+mod node_runtime;
 mod ports;
 mod preflight;
 mod progress;

@@ -292,7 +292,7 @@ impl Plane {
         // Started on the node's own threads, so that all its tasks live there.
         let (clock, tasks) = (Arc::clone(&self.clock), owner.clone());
         let started = owner.runtime().spawn(async move { agent::start(config, client, serving, &clock, &tasks).await });
-        started.await.context("starting the node")??;
+        let own_image = started.await.context("starting the node")??;
         if let Some(options) = &node.proxy {
             let client = self.door.client("system:kube-proxy", &[], "kube-proxy");
             let options = Arc::new(options.clone());
@@ -304,16 +304,16 @@ impl Plane {
             });
         }
         if node.dns {
-            self.install_dns().await?;
+            self.install_dns(&own_image).await?;
         }
         Ok((pair, identity))
     }
 
-    async fn install_dns(&self) -> anyhow::Result<()> {
+    async fn install_dns(&self, image: &str) -> anyhow::Result<()> {
         let client = self.door.client("system:admin", &["system:masters"], "skiff");
         let api = SocketAddr::new(self.config.advertise, self.address.port()).to_string();
         let dns = self.config.dns_ip.to_string();
-        addons::install_dns(&client, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
+        addons::install_dns(&client, image, &dns, &self.config.cluster_domain, &api).await.context("installing DNS")
     }
 
     /// Where people and components on this machine reach the API server.

@@ -7,6 +7,7 @@
 //! | from an OCI or Docker archive | [`archive`] |
 //! | layers to directories | [`unpack`] |
 //! | what is there | [`store`] |
+//! | the executable itself as an image | [`own`] |
 //!
 //! **Owns** everything below its root directory. **Must never know** containers or CRI: it gives layer directories in
 //! overlay order and the image's own configuration.
@@ -15,10 +16,11 @@
 //! is unpacked, an image only once all of its layers are there. A crash leaves temporary names, which the next start
 //! removes. Sizes, counts and depths are bounded ([`Limits`]), because archives come from strangers.
 //!
-//! Not here yet: resuming a broken download, lazy pulling, signature checks, encrypted layers, `hosts.toml` files.
+//! Not here yet: going on with the download of an earlier start, lazy pulling, signature checks, encrypted layers, `hosts.toml` files.
 
 pub mod archive;
 pub mod config;
+pub mod own;
 pub mod reference;
 pub mod registry;
 pub mod store;

@@ -34,6 +34,17 @@ pub enum ImageError {
     /// A registry did not give it.
     #[error(transparent)]
     Registry(#[from] registry::RegistryError),
+    /// It is not known what the name stands for.
+    #[error("failed to resolve reference \"{reference}\": {source}")]
+    Resolve {
+        /// The name, complete.
+        reference: String,
+        /// Why not.
+        source: Box<ImageError>,
+    },
+    /// Somebody else was pulling it, and could not.
+    #[error(transparent)]
+    Shared(Arc<ImageError>),
     /// A layer cannot be unpacked.
     #[error("layer {digest}: {source}")]
     Layer {
@@ -93,6 +104,9 @@ pub struct Image {
     /// Bytes of each layer.
     #[serde(default)]
     layer_sizes: BTreeMap<String, u64>,
+    /// Files of each layer.
+    #[serde(default)]
+    layer_files: BTreeMap<String, u64>,
 }
 
 #[derive(Default, Deserialize, Serialize)]
@@ -154,7 +168,7 @@ pub(crate) fn digest_of(bytes: &[u8]) -> String {
     format_digest(&Sha256::digest(bytes))
 }
 
-fn format_digest(bytes: &[u8]) -> String {
+pub(crate) fn format_digest(bytes: &[u8]) -> String {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
@@ -195,6 +209,27 @@ fn try_lock(path: &Path) -> io::Result<Option<std::fs::File>> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+impl ImageError {
+    /// The registry has no such image.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Registry(error) => matches!(error, registry::RegistryError::NotFound(_)),
+            Self::Resolve { source, .. } => source.is_not_found(),
+            Self::Shared(error) => error.is_not_found(),
+            _ => false,
+        }
+    }
+}
+
+/// What the layers of all images take, each counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub inodes: u64,
 }
 
 impl Images {
@@ -333,8 +368,8 @@ impl Images {
         compressed: impl Read + Send,
         digest: &str,
         budget: &mut Budget,
-    ) -> Result<u64, ImageError> {
-        let temporary = self.temporary();
+    ) -> Result<Usage, ImageError> {
+        let (temporary, files) = (self.temporary(), budget.files_left());
         let layer = |source| ImageError::Layer { digest: digest.to_owned(), source };
         let outcome = (|| {
             std::fs::create_dir(&temporary).map_err(disk("making a layer"))?;
@@ -354,7 +389,8 @@ impl Images {
                 }
                 outcome => outcome.map_err(disk("keeping a layer"))?,
             }
-            Ok(size)
+            // The layer's own directory is one too.
+            Ok(Usage { bytes: size, inodes: files - budget.files_left() + 1 })
         })();
         if outcome.is_err()
             && let Err(error) = std::fs::remove_dir_all(&temporary)
@@ -396,41 +432,73 @@ impl Images {
         config: &[u8],
         tags: &[String],
         digests: &[String],
-        mut layer: impl FnMut(usize, &str, &mut Budget) -> Result<u64, ImageError>,
+        layer: impl FnMut(usize, &str, &mut Budget) -> Result<Usage, ImageError>,
     ) -> Result<Image, ImageError> {
         let (id, config, layers) = self.read_config(config)?;
         let _lock = self.lock()?;
         let _pins = Pins::new(&self.shared, &layers);
+        let missing: Vec<String> = layers.iter().filter(|digest| !self.has_layer(digest)).cloned().collect();
+        let made = self.complete_layers(&layers, layer);
+        let added = made.and_then(|(layer_sizes, layer_files)| {
+            let size = layer_sizes.values().sum::<u64>().max(1);
+            let (tags_of, digests_of) = (BTreeSet::new(), BTreeSet::new());
+            let image =
+                Image { id, tags: tags_of, digests: digests_of, size, config, layers, layer_sizes, layer_files };
+            self.enter(image, tags, digests)
+        });
+        if added.is_err() {
+            // Whole or not at all: the layers that this one brought are nobody's.
+            let record = self.shared.record.lock();
+            let used: BTreeSet<&String> = record.images.values().flat_map(|image| &image.layers).collect();
+            let pinned = self.shared.pinned.lock();
+            let alone = |layer: &String| !used.contains(layer) && pinned.get(layer).is_none_or(|count| *count == 1);
+            for layer in missing.iter().filter(|layer| alone(layer)) {
+                self.remove_layer(layer);
+            }
+        }
+        added
+    }
+
+    /// Bytes and files of each layer; those that are not here are made.
+    fn complete_layers(
+        &self,
+        layers: &[String],
+        mut layer: impl FnMut(usize, &str, &mut Budget) -> Result<Usage, ImageError>,
+    ) -> Result<(BTreeMap<String, u64>, BTreeMap<String, u64>), ImageError> {
         let mut budget = Budget::new(&self.shared.limits);
-        let known: BTreeMap<String, u64> =
-            self.list().into_iter().flat_map(|image| image.layer_sizes.into_iter()).collect();
-        let mut layer_sizes = BTreeMap::new();
+        let known = self.list();
+        let (mut sizes, mut files) = (BTreeMap::new(), BTreeMap::new());
         for (index, digest) in layers.iter().enumerate() {
-            let size = if self.has_layer(digest) {
-                known.get(digest).copied().unwrap_or(0)
+            let usage = if self.has_layer(digest) {
+                let other = known.iter().find(|image| image.layers.contains(digest));
+                Usage {
+                    bytes: other.and_then(|image| image.layer_sizes.get(digest)).copied().unwrap_or(0),
+                    inodes: other.and_then(|image| image.layer_files.get(digest)).copied().unwrap_or(0),
+                }
             } else {
                 layer(index, digest, &mut budget)?
             };
-            layer_sizes.insert(digest.clone(), size);
+            sizes.insert(digest.clone(), usage.bytes);
+            files.insert(digest.clone(), usage.inodes);
         }
+        Ok((sizes, files))
+    }
+
+    /// Writes an image down. A name moves from the image that had it.
+    fn enter(&self, image: Image, tags: &[String], digests: &[String]) -> Result<Image, ImageError> {
         let mut record = self.shared.record.lock();
+        let before = record.images.clone();
         for image in record.images.values_mut() {
             image.tags.retain(|tag| !tags.contains(tag));
         }
-        let size = layer_sizes.values().sum::<u64>().max(1);
-        let image = record.images.entry(id.clone()).or_insert_with(|| Image {
-            id,
-            tags: BTreeSet::new(),
-            digests: BTreeSet::new(),
-            size,
-            config,
-            layers,
-            layer_sizes,
-        });
+        let image = record.images.entry(image.id.clone()).or_insert(image);
         image.tags.extend(tags.iter().cloned());
         image.digests.extend(digests.iter().cloned());
         let image = image.clone();
-        self.write(&record)?;
+        if let Err(error) = self.write(&record) {
+            record.images = before;
+            return Err(error);
+        }
         Ok(image)
     }
 
@@ -450,8 +518,9 @@ impl Images {
         Ok(())
     }
 
-    /// Removes a name, or the whole image when an id or its last name is given. What is not here is no error. Blocking.
-    pub fn remove(&self, name: &str) -> Result<(), ImageError> {
+    /// Removes a name, or the whole image when an id or its last name is given. What is not here is no error. A layer that
+    /// is `in_use` by a container stays on disk; [`Images::collect`] removes it later. Blocking.
+    pub fn remove(&self, name: &str, in_use: impl Fn(&Path) -> bool) -> Result<(), ImageError> {
         let _lock = self.lock()?;
         let Some(image) = self.find(name) else { return Ok(()) };
         let mut record = self.shared.record.lock();
@@ -465,16 +534,49 @@ impl Images {
             }
         }
         self.write(&record)?;
-        let used: BTreeSet<&String> = record.images.values().flat_map(|image| &image.layers).collect();
-        let pinned = self.shared.pinned.lock();
-        for layer in image.layers.iter().filter(|layer| !used.contains(layer) && !pinned.contains_key(*layer)) {
-            match std::fs::remove_dir_all(self.layer_path(layer)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(layer, %error, "unused layer not removed");
-                }
-                _ => (),
-            }
-        }
+        self.remove_unused(&record, image.layers.clone(), in_use);
         Ok(())
+    }
+
+    /// Removes layers that belong to no image and are not `in_use` by a container: left by a crash, or by the removal of an
+    /// image that was in use. Says how many. Blocking.
+    pub fn collect(&self, in_use: impl Fn(&Path) -> bool) -> Result<usize, ImageError> {
+        let _lock = self.lock()?;
+        let record = self.shared.record.lock();
+        let directory = self.shared.root.join("layers");
+        let mut layers = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(disk("listing layers"))? {
+            let name = entry.map_err(disk("listing layers"))?.file_name();
+            layers.extend(name.to_str().map(|hex| format!("sha256:{hex}")));
+        }
+        Ok(self.remove_unused(&record, layers, in_use))
+    }
+
+    fn remove_unused(&self, record: &Record, layers: Vec<String>, in_use: impl Fn(&Path) -> bool) -> usize {
+        let named: BTreeSet<&String> = record.images.values().flat_map(|image| &image.layers).collect();
+        let pinned = self.shared.pinned.lock();
+        let unused = |layer: &&String| {
+            !named.contains(layer) && !pinned.contains_key(*layer) && !in_use(&self.layer_path(layer))
+        };
+        layers.iter().filter(unused).map(|layer| self.remove_layer(layer)).count()
+    }
+
+    fn remove_layer(&self, layer: &str) {
+        match std::fs::remove_dir_all(self.layer_path(layer)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(layer, %error, "unused layer not removed");
+            }
+            _ => (),
+        }
+    }
+
+    /// What all images take on disk.
+    pub fn usage(&self) -> Usage {
+        let images = self.list();
+        let sum = |of: fn(&Image) -> &BTreeMap<String, u64>| {
+            let unique: BTreeMap<&String, u64> = images.iter().flat_map(of).map(|(layer, n)| (layer, *n)).collect();
+            unique.values().sum()
+        };
+        Usage { bytes: sum(|image| &image.layer_sizes), inodes: sum(|image| &image.layer_files) }
     }
 }

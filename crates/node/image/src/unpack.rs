@@ -53,6 +53,10 @@ impl Budget {
     pub fn new(limits: &Limits) -> Self {
         Self { bytes: limits.unpacked, files: limits.files }
     }
+    /// How many files may still come.
+    pub(crate) fn files_left(&self) -> u64 {
+        self.files
+    }
     fn file(&mut self) -> Result<(), UnpackError> {
         self.files = self.files.checked_sub(1).ok_or(UnpackError::Limit("too many files"))?;
         Ok(())
@@ -216,7 +220,11 @@ impl Layer {
             EntryType::XGlobalHeader => return Ok(()),
             _ => return Err(UnpackError::Archive(io::Error::other(format!("entry type {kind:?} is not known")))),
         }
-        let (uid, gid) = (header.uid().map_err(UnpackError::Archive)?, header.gid().map_err(UnpackError::Archive)?);
+        // A field that is left empty stands for 0, as other readers of archives have it.
+        let is_empty = |field: &[u8]| field.iter().all(|byte| matches!(byte, 0 | b' '));
+        let raw = header.as_old();
+        let uid = if is_empty(&raw.uid) { Ok(0) } else { header.uid() }.map_err(UnpackError::Archive)?;
+        let gid = if is_empty(&raw.gid) { Ok(0) } else { header.gid() }.map_err(UnpackError::Archive)?;
         let id = |id: u64| u32::try_from(id).map_err(|_| UnpackError::Limit("an owner is no 32-bit number"));
         chownat(&parent, name, Some(Uid::from_raw(id(uid)?)), Some(Gid::from_raw(id(gid)?)), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(errno)?;

@@ -90,6 +90,14 @@ pub fn recorded_pods(state: &Path) -> Vec<RecordedPod> {
     subdirectories("sandboxes").filter_map(|entry| pod(&entry.path()).ok()).collect()
 }
 
+/// Layers of images that containers below `state` are made of, ended ones included: they can be looked into and started
+/// again as long as they are not removed.
+pub fn layers_in_use(state: &Path) -> BTreeSet<PathBuf> {
+    let containers = std::fs::read_dir(state.join("containers")).into_iter().flatten().flatten();
+    let records = containers.filter_map(|entry| record::load::<ContainerRecord>(&entry.path()).ok());
+    records.flat_map(|record| record.spec.layers).collect()
+}
+
 /// The sandbox or container that a path below the state directory belongs to.
 fn owner<'p>(state: &Path, path: &'p Path) -> Option<&'p str> {
     PARTS.iter().find_map(|part| path.strip_prefix(state.join(part)).ok()?.iter().next()?.to_str())

@@ -9,7 +9,7 @@
 //! | what is on disk and how a restart reads it | `record`, `adopt` |
 //! | what is found without any record | [`leftovers`] |
 //! | talking to a shim | `shim` |
-//! | exec, attach, port-forward as streams | [`streaming`] |
+//! | exec, attach, port-forward as streams; by URL a server beside it serves them | [`streaming`] |
 //! | usage | `stats` |
 //!
 //! **Owns** the state directory it is given. Everything it makes on the host is recorded there first: a sandbox's
@@ -20,8 +20,7 @@
 //! ([`PodNetwork`]).
 //!
 //! Not here yet, refused by name: user namespaces, SELinux options, AppArmor profiles, CDI devices, image volumes,
-//! localhost seccomp profiles, the systemd cgroup driver, checkpoints, pod-level metrics, runtime handlers other than the default, and the HTTP
-//! streaming server behind the CRI's `Exec`, `Attach` and `PortForward` (in process, [`streaming`] serves them).
+//! localhost seccomp profiles, the systemd cgroup driver, checkpoints, pod-level metrics, runtime handlers other than the default.
 
 mod adopt;
 mod container;

@@ -1,9 +1,11 @@
 //! The CRI's `RuntimeService` and `ImageService`, call by call.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use skiff_cri::streaming::StreamUrls;
 use skiff_cri::v1::*;
 use skiff_cri::{CriError, CriFuture, CriStream, ImageService, RuntimeService};
 use tokio_stream::wrappers::BroadcastStream;
@@ -23,11 +25,38 @@ fn frames<T: Clone + Send + 'static, R: Send + 'static>(list: Vec<T>, wrap: fn(V
     Box::pin(futures_util::stream::iter(frames))
 }
 
-fn not_here<'a, T: Send + 'a>(rpc: &str) -> CriFuture<'a, T> {
-    Box::pin(std::future::ready(Err(CriError::unimplemented(format!("{rpc} is not supported by this runtime")))))
-}
-
 impl EmbeddedRuntime {
+    /// From now on `Exec`, `Attach` and `PortForward` answer with URLs of this server; the first one given counts.
+    pub fn serve_urls(&self, urls: &Arc<impl StreamUrls + 'static>) {
+        let urls: Arc<dyn StreamUrls> = Arc::clone(urls) as _;
+        let _first = self.inner.urls.set(Arc::downgrade(&urls));
+    }
+
+    fn urls(&self, rpc: &str) -> Result<Arc<dyn StreamUrls>, CriError> {
+        let urls = self.inner.urls.get().and_then(Weak::upgrade);
+        urls.ok_or_else(|| {
+            CriError::unimplemented(format!("{rpc} by URL: no streaming server runs beside this runtime"))
+        })
+    }
+
+    /// A URL is only given for what can be reached now.
+    fn running(&self, container: &str) -> Result<(), CriError> {
+        let container = self.inner.container(container)?;
+        if container.current() == ContainerState::ContainerRunning {
+            return Ok(());
+        }
+        Err(CriError::failed_precondition(format!("container is not running: {:?}", container.id)))
+    }
+
+    fn ready(&self, sandbox: &str) -> Result<(), CriError> {
+        let sandbox = self.inner.sandbox(sandbox)?;
+        let record = sandbox.record.lock();
+        if record.ready && !record.stopped {
+            return Ok(());
+        }
+        Err(CriError::failed_precondition(format!("sandbox container {:?} is not running", sandbox.id)))
+    }
+
     fn sandboxes(&self, filter: Option<PodSandboxFilter>) -> Vec<PodSandbox> {
         let filter = filter.unwrap_or_default();
         let all = self.inner.sandboxes.lock();
@@ -250,16 +279,19 @@ impl RuntimeService for EmbeddedRuntime {
         Box::pin(self.inner.exec_sync(request))
     }
 
-    fn exec<'a>(&'a self, _: ExecRequest) -> CriFuture<'a, ExecResponse> {
-        not_here("Exec by URL")
+    fn exec<'a>(&'a self, request: ExecRequest) -> CriFuture<'a, ExecResponse> {
+        let url = self.running(&request.container_id).and_then(|()| self.urls("Exec")?.exec(request));
+        Box::pin(std::future::ready(url.map(|url| ExecResponse { url })))
     }
 
-    fn attach<'a>(&'a self, _: AttachRequest) -> CriFuture<'a, AttachResponse> {
-        not_here("Attach by URL")
+    fn attach<'a>(&'a self, request: AttachRequest) -> CriFuture<'a, AttachResponse> {
+        let url = self.running(&request.container_id).and_then(|()| self.urls("Attach")?.attach(request));
+        Box::pin(std::future::ready(url.map(|url| AttachResponse { url })))
     }
 
-    fn port_forward<'a>(&'a self, _: PortForwardRequest) -> CriFuture<'a, PortForwardResponse> {
-        not_here("PortForward by URL")
+    fn port_forward<'a>(&'a self, request: PortForwardRequest) -> CriFuture<'a, PortForwardResponse> {
+        let url = self.ready(&request.pod_sandbox_id).and_then(|()| self.urls("PortForward")?.port_forward(request));
+        Box::pin(std::future::ready(url.map(|url| PortForwardResponse { url })))
     }
 
     fn container_stats<'a>(&'a self, request: ContainerStatsRequest) -> CriFuture<'a, ContainerStatsResponse> {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_base::task::Supervisor;
 use skiff_cri::CriError;
+use skiff_cri::streaming::StreamUrls;
 use skiff_cri::v1::{ContainerConfig, ContainerEventResponse, ContainerEventType, ContainerState, PodSandboxConfig};
 use skiff_linux::cgroup::Hierarchy;
 use tokio::sync::{broadcast, watch};
@@ -78,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     pub(crate) events: broadcast::Sender<ContainerEventResponse>,
     pub(crate) disk_usage: Mutex<HashMap<PathBuf, Counted>>,
+    /// Who serves streams by URL, if anybody does. It holds the runtime, so not the other way round.
+    pub(crate) urls: OnceLock<Weak<dyn StreamUrls>>,
     /// Held as long as the runtime lives: nobody else works on the directory.
     _lock: std::fs::File,
 }
@@ -139,6 +142,7 @@ impl Inner {
             containers: Mutex::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             disk_usage: Mutex::default(),
+            urls: OnceLock::new(),
             _lock: lock,
         })
     }

@@ -287,8 +287,7 @@ impl Parts {
         if unheard(&flags.kubelet_arg, "kubelet-arg", !flags.disable_agent, mistakes) {
             let own = said(&flags.kubelet_arg, "kubelet-arg", mistakes);
             let kubelet = kubelet::Options::in_server(own, mistakes);
-            // Another runtime has no image of this executable.
-            let dns = runs(Component::Dns) && flags.container_runtime_endpoint.is_none();
+            let dns = runs(Component::Dns);
             node = kubelet.map(|kubelet| Node { kubelet: of_server(kubelet, flags), proxy, dns });
         }
         Some(Self { api: api?, scheduler, controllers, node })

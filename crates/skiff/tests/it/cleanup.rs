@@ -58,6 +58,11 @@ struct World {
     cgroup: String,
 }
 
+/// A root of its own for the pods of the test in this directory.
+fn cgroup_of(base: &Path) -> String {
+    format!("/skiff-cleanup-{}", base.file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
+}
+
 fn directories_below(path: &Path) -> usize {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter(|e| e.file_type().unwrap().is_dir()).map(|e| 1 + directories_below(&e.path())).sum()
@@ -71,7 +76,7 @@ impl World {
             std::fs::write(data_dir.join(part).join("kept"), "kept").unwrap();
         }
         std::fs::create_dir_all(base.join("logs")).unwrap();
-        Self { base: base.to_owned(), data_dir, cgroup: format!("/skiff-cleanup-{}", std::process::id()) }
+        Self { base: base.to_owned(), data_dir, cgroup: cgroup_of(base) }
     }
 
     /// Of this test only: other tests run beside it.
@@ -293,7 +298,9 @@ fn nothing_is_left() {
 /// After a failure: what the test has made must not stay on the machine.
 fn sweep(base: &Path) {
     let left = skiff_runtime::leftovers::Leftovers::find(&base.join("data/runtime"), |_| false).unwrap();
-    left.remove(&Hierarchy::detect().unwrap(), Duration::ZERO);
+    let hierarchy = Hierarchy::detect().unwrap();
+    left.remove(&hierarchy, Duration::ZERO);
+    drop(skiff_runtime::leftovers::remove_idle_cgroup(&hierarchy, Path::new(&cgroup_of(base))));
     for mount in mount::mounts().unwrap().iter().rev().filter(|mount| mount.target.starts_with(base)) {
         mount::detach(&mount.target).unwrap();
     }

@@ -7,7 +7,6 @@
 
 mod files;
 mod guard;
-mod join;
 mod log_stream;
 mod pages;
 
@@ -27,6 +26,7 @@ use skiff_net::client::{Client as Wire, Options as WireOptions};
 use skiff_net::portforward;
 use skiff_net::remotecommand;
 use skiff_net::{Body, Peer, Service, ServiceFuture};
+use skiff_streaming::join;
 use std::sync::Arc;
 
 /// The server.

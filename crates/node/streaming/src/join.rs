@@ -29,7 +29,7 @@ fn outcome(exit: Result<i32, CriError>) -> Outcome {
 
 /// Runs until the program ends or the client leaves. What the program wrote before its end is passed on before its exit
 /// code is told.
-pub(super) async fn program(session: Result<Session, CriError>, mut streams: ServerStreams) {
+pub async fn program(session: Result<Session, CriError>, mut streams: ServerStreams) {
     let session = match session {
         Ok(session) => session,
         Err(error) => return streams.finish(&Outcome::Failed(error.message)).await,
@@ -65,7 +65,7 @@ pub(super) async fn program(session: Result<Session, CriError>, mut streams: Ser
 }
 
 /// Joins one forwarded connection to its port; why it cannot be is told on its error stream.
-pub(super) async fn connection(streaming: &dyn Streaming, sandbox: &str, mut forward: Forward) {
+pub async fn connection(streaming: &dyn Streaming, sandbox: &str, mut forward: Forward) {
     match streaming.port_forward(sandbox, forward.port).await {
         Ok(mut port) => {
             if let Err(error) = tokio::io::copy_bidirectional(&mut forward.data, &mut port).await {

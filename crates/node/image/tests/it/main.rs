@@ -1,0 +1,11 @@
+//! Pulling from a registry of the test's own, on loopback: what it gives, withholds, breaks off and falsifies.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests: a failed step fails the test; tasks are awaited; a test that cannot run says why"
+)]
+
+mod bad;
+mod own;
+mod registry;
