@@ -24,6 +24,11 @@ impl Attributes<'_> {
         self.object.as_ref().unwrap_or(NULL)
     }
 
+    /// Says something in a `Warning:` header.
+    pub(super) fn warn(&self, text: String) {
+        self.warnings.0.lock().push(text);
+    }
+
     /// A refusal in the words of `admission.NewForbidden`: an object without a name is called by the beginning of it.
     pub(super) fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
         Refusals::of(self).forbidden(why)

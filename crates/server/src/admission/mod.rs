@@ -10,6 +10,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod nodes;
 mod order;
+mod pod_security;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -63,7 +64,18 @@ pub struct Attributes<'a> {
     /// Options object of the request (`CreateOptions`, `DeleteOptions`, `PodExecOptions`, ...).
     pub options: Option<Value>,
     /// For `Warning:` headers.
-    pub warnings: Vec<String>,
+    pub warnings: Warnings,
+}
+
+/// What plug-ins tell the client although they let it pass; those that only look may, too.
+#[derive(Debug, Default)]
+pub struct Warnings(parking_lot::Mutex<Vec<String>>);
+
+impl Warnings {
+    /// What has been said since the last time.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock())
+    }
 }
 
 /// A plug-in.

@@ -5,13 +5,13 @@
 //!
 //! [`super::certificate_plugins`] stand beside them, because they ask the authorizers.
 //!
-//! Not here yet, of those that upstream runs unless told otherwise: PodSecurity (its labels on namespaces are refused),
-//! ClusterTrustBundleAttest, PodTopologyLabels, and the four for policies and webhooks (their objects are refused).
+//! Not here yet, of those that upstream runs unless told otherwise: ClusterTrustBundleAttest, PodTopologyLabels, and the four for policies and webhooks (their objects are refused).
 
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;
 use super::node_restriction::NodeRestriction;
 use super::nodes::TaintNodesByCondition;
+use super::pod_security::PodSecurity;
 use super::priority::Priority;
 use super::quota::ResourceQuota;
 use super::runtime_class::RuntimeClass;
@@ -34,6 +34,7 @@ pub fn default_plugins(reader: &Arc<dyn Reader>, clock: &SharedClock) -> Vec<Arc
         Arc::new(ServiceAccount::new(reader(), Arc::clone(clock))),
         Arc::new(NodeRestriction::new(reader())),
         Arc::new(TaintNodesByCondition),
+        Arc::new(PodSecurity::new(reader())),
         Arc::new(Priority::new(reader())),
         Arc::new(DefaultTolerationSeconds),
         Arc::new(DefaultClass::storage(reader())),

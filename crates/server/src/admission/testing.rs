@@ -1,6 +1,6 @@
 //! Writes under review, for tests of plug-ins.
 
-use super::{Attributes, Operation, Plugin};
+use super::{Attributes, Operation, Plugin, Warnings};
 use crate::authz::testing::Fake;
 use crate::kinds::{Resource, builtin};
 use crate::request::{RequestContext, RequestInfo, UserInfo};
@@ -99,7 +99,7 @@ impl Case {
             object: self.object.clone(),
             old: self.old.clone(),
             options: None,
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
         }
     }
 
@@ -121,5 +121,14 @@ impl Case {
             plugin.validate(&attributes).await?;
         }
         Ok(())
+    }
+
+    /// What the client is told by a plug-in that lets it pass.
+    pub(super) async fn warnings(&self, plugin: &dyn Plugin) -> Vec<String> {
+        let context = self.context();
+        let mut attributes = self.attributes(&context);
+        plugin.admit(&mut attributes).await.expect("it passes");
+        plugin.validate(&attributes).await.expect("it passes");
+        attributes.warnings.take()
     }
 }

@@ -180,11 +180,6 @@ fn kinds_without_effect_are_refused_or_say_so() {
     );
     // Only ever shorter.
     assert_eq!(warned.len(), 32, "{warned:?}");
-    let namespace = r#"{"metadata":{"name":"n","labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}"#;
-    assert_eq!(
-        errors("namespaces", namespace),
-        "metadata.labels[pod-security.kubernetes.io/enforce]: Forbidden: Pod Security admission is not built yet, so this label would have no effect"
-    );
 }
 
 #[test]

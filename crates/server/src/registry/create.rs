@@ -7,7 +7,7 @@ use super::cache::Entry;
 use super::managed::{self, Writer};
 use super::respond::Scope;
 use super::{Registry, meta};
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Operation, Warnings};
 use crate::kinds::{Reservation, Strategy, WriteHooks};
 use crate::request::RequestContext;
 use skiff_machinery::{ApiError, ErrorList, Reason, Value};
@@ -99,11 +99,11 @@ impl Registry {
             object: Some(object),
             old: None,
             options: write.options.clone(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
         };
         self.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();
-        warnings.append(&mut attributes.warnings);
+        warnings.append(&mut attributes.warnings.take());
         if meta::dedup_owners(&mut object) {
             warnings.push(DUPLICATE_OWNERS.to_owned());
         }
@@ -133,7 +133,7 @@ impl Registry {
                 }
                 attributes.object = Some(object);
                 self.validate(&attributes).await?;
-                warnings.append(&mut attributes.warnings);
+                warnings.append(&mut attributes.warnings.take());
                 let object = attributes.object.take().unwrap_or_default();
                 self.insert(write, object).await
             }

@@ -8,7 +8,7 @@ use super::create::Write;
 use super::meta::{self, FOREGROUND, ORPHAN};
 use super::respond::Scope;
 use super::{Registry, wire};
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Operation, Warnings};
 use crate::request::options::DeleteOptions;
 use skiff_machinery::{ApiError, GroupResource, Map, Value};
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Registry {
                 object: None,
                 old: Some(Arc::clone(&tree)),
                 options: write.options.clone(),
-                warnings: Vec::new(),
+                warnings: Warnings::default(),
             };
             if admission {
                 self.admit(&mut attributes).await?;

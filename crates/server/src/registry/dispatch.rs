@@ -523,7 +523,7 @@ impl Registry {
             object: Some(object),
             old: None,
             options: None,
-            warnings: Vec::new(),
+            warnings: crate::admission::Warnings::default(),
         };
         self.admit(&mut attributes).await?;
         self.validate(&attributes).await?;
@@ -621,7 +621,7 @@ impl Registry {
             object: None,
             old: None,
             options: None,
-            warnings: Vec::new(),
+            warnings: crate::admission::Warnings::default(),
         };
         if name != "log" {
             self.admit(&mut attributes).await?;

@@ -7,7 +7,7 @@
 use super::cache::Entry;
 use super::create::{DUPLICATE_OWNERS, Write, Written, settle};
 use super::{Registry, meta};
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Operation, Warnings};
 use skiff_machinery::{ApiError, ErrorList, FieldError, FieldPath, Value};
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ impl Registry {
             object: Some(object),
             old: Some(Arc::clone(old)),
             options: write.options.clone(),
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
         };
         self.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();
@@ -123,7 +123,7 @@ impl Registry {
         }
         attributes.object = Some(object);
         self.validate(&attributes).await?;
-        warnings.append(&mut attributes.warnings);
+        warnings.append(&mut attributes.warnings.take());
         let object = attributes.object.take().unwrap_or_default();
         let gone = deletes(&object);
         let entry = Arc::new(self.prepare(scope, current.key().clone(), object));

@@ -122,3 +122,31 @@ async fn nothing_new_in_a_namespace_that_ends() {
     let immortal = api.delete("/api/v1/namespaces/default").await.expect(403);
     assert_eq!(immortal.at(&["message"]), "namespaces \"default\" is forbidden: this namespace may not be deleted");
 }
+
+#[tokio::test]
+async fn a_namespace_keeps_its_pods_to_a_standard() {
+    let api = shop().await;
+    let label =
+        |level: &str| format!(r#"{{"metadata":{{"labels":{{"pod-security.kubernetes.io/enforce":"{level}"}}}}}}"#);
+    let mut host = pod("host", None);
+    let spec = host.as_object_mut().unwrap().object_mut("spec");
+    spec.insert("hostNetwork", true);
+    api.post(PODS, &host).await.expect(201);
+    let changed = api.patch("/api/v1/namespaces/shop", "merge-patch+json", &label("baseline")).await.expect(200);
+    assert_eq!(
+        changed.warnings(),
+        [
+            "299 - \"existing pods in namespace \\\"shop\\\" violate the new PodSecurity enforce level \\\"baseline:latest\\\"\"",
+            "299 - \"host: host namespaces\"",
+        ]
+    );
+    host.as_object_mut().unwrap().object_mut("metadata").insert("name", "other");
+    let refused = api.post(PODS, &host).await.expect(403);
+    assert_eq!(
+        refused.at(&["message"]),
+        "pods \"other\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)"
+    );
+    api.post(PODS, &pod("plain", None)).await.expect(201);
+    let refused = api.patch("/api/v1/namespaces/shop", "merge-patch+json", &label("strict")).await.expect(422);
+    assert!(refused.at(&["message"]).contains("must be one of privileged, baseline, restricted"), "{}", refused.text());
+}

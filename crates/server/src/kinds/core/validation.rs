@@ -134,34 +134,9 @@ pub(crate) fn secret_update(context: &RequestContext, object: &Value, old: &Valu
 
 // Namespace
 
-/// Labels that ask for Pod Security, which nothing enforces yet: refused, so that nobody relies on them.
-fn pod_security_labels(errors: &mut ErrorList, object: &Value, old: Option<&Value>) {
-    let metadata = FieldPath::new("metadata");
-    let path = metadata.child("labels");
-    for (key, value) in object.object_at(&["metadata", "labels"]).into_iter().flat_map(Map::iter) {
-        let unchanged = old.is_some_and(|old| old.at(&["metadata", "labels", key]) == Some(value));
-        // `privileged` is what happens anyway.
-        let asks = key.starts_with("pod-security.kubernetes.io/")
-            && !key.ends_with("-version")
-            && value.as_str() != Some("privileged");
-        if asks && !unchanged {
-            errors.forbidden(
-                &path.key(key),
-                "Pod Security admission is not built yet, so this label would have no effect",
-            );
-        }
-    }
-}
-
 pub(crate) fn namespace(_: &RequestContext, object: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
-    pod_security_labels(&mut errors, object, None);
     finalizers(&mut errors, object);
-    errors
-}
-pub(crate) fn namespace_update(_: &RequestContext, object: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    pod_security_labels(&mut errors, object, Some(old));
     errors
 }
 /// `ValidateNamespaceFinalizeUpdate`.
