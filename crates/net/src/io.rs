@@ -36,6 +36,11 @@ impl Patience {
     pub fn grant(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
+
+    /// Whether it was granted.
+    pub fn granted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl<T> Guarded<T> {
@@ -55,7 +60,7 @@ impl<T> Guarded<T> {
     }
 
     fn check<R>(&mut self, poll: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        if poll.is_ready() || self.patience.0.load(Ordering::Relaxed) {
+        if poll.is_ready() || self.patience.granted() {
             self.waiting = false;
             return poll;
         }

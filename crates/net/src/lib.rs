@@ -14,6 +14,7 @@
 pub mod body;
 pub mod client;
 pub mod io;
+mod linger;
 mod mux;
 pub mod portforward;
 pub mod proxy;

@@ -10,6 +10,7 @@
 //! peer that takes no bytes is cut.
 
 use crate::io::{Guarded, Patience};
+use crate::linger::Lingering;
 use crate::{Body, Peer, Service};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -301,13 +302,14 @@ impl Shared {
         let address = peer.address;
         let guarded = Guarded::new(stream, self.options.stalled_write);
         let patience = guarded.patience();
-        let io = TokioIo::new(guarded);
         let closing = peer.connection.closing().clone();
-        let service = Answering { service: Arc::clone(&self.service), peer: Arc::new(peer), patience };
+        let service =
+            Answering { service: Arc::clone(&self.service), peer: Arc::new(peer), patience: patience.clone() };
         let ended = if http2 {
-            let connection = pin!(self.http2.serve_connection(io, service));
+            let connection = pin!(self.http2.serve_connection(TokioIo::new(guarded), service));
             self.drive(connection, http2::Connection::graceful_shutdown, &closing).await
         } else {
+            let io = TokioIo::new(Lingering::new(guarded, patience));
             let connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
             self.drive(connection, http1::UpgradeableConnection::graceful_shutdown, &closing).await
         };

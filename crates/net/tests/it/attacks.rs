@@ -51,6 +51,19 @@ async fn silent_and_slow_peers_are_cut() {
     honest(&fixture).await;
 }
 
+/// The peer of a refused upload reads the answer only once it has sent everything, as simple clients do.
+#[tokio::test]
+async fn a_refusal_reaches_a_peer_that_still_sends() {
+    let fixture = strict();
+    let mut stream = raw(&fixture, false).await;
+    let header = format!("POST /redirect HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 4 << 20);
+    stream.write_all(header.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; 4 << 20]).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 302 "), "{:?}", String::from_utf8_lossy(&answer));
+}
+
 #[tokio::test]
 async fn a_peer_that_does_not_read_is_cut() {
     let fixture = strict();
