@@ -1,6 +1,7 @@
 //! Having a container's image: pull policies, secrets, back-off (`pkg/kubelet/images/image_manager.go`).
 
 use crate::pod::spec::Pod;
+use crate::pull_records::coordinates;
 use crate::shared::Shared;
 use parking_lot::Mutex;
 use skiff_client::events::EventType;
@@ -8,6 +9,7 @@ use skiff_cri::v1;
 use skiff_machinery::Value;
 use skiff_machinery::codec::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const INITIAL: Duration = Duration::from_secs(10);
@@ -135,14 +137,15 @@ fn credentials(secret: &Value, registry: &str) -> Option<v1::AuthConfig> {
 }
 
 impl Shared {
-    async fn pull_credentials(&self, pod: &Pod, image: &str) -> Option<v1::AuthConfig> {
+    /// What to show to the image's registry, and which secret it is from.
+    async fn pull_credentials(&self, pod: &Pod, image: &str) -> Option<(v1::AuthConfig, String)> {
         let secrets = self.client.namespaced("", "v1", "secrets", pod.namespace());
         for reference in pod.0.items_at(&["spec", "imagePullSecrets"]) {
             let name = reference.str_at(&["name"]);
             match secrets.fetch_optional(name).await {
                 Ok(Some(secret)) => {
                     if let Some(found) = credentials(&secret, registry(image)) {
-                        return Some(found);
+                        return Some((found, coordinates(&secret)));
                     }
                 }
                 Ok(None) => {
@@ -155,6 +158,22 @@ impl Shared {
             }
         }
         None
+    }
+
+    /// Whether the pod may use an image that is there, by the secrets it names (or because nobody needs one).
+    async fn may_use(&self, pod: &Pod, image: &str) -> bool {
+        if self.pull_records.is_free(image) {
+            return true;
+        }
+        let secrets = self.client.namespaced("", "v1", "secrets", pod.namespace());
+        let mut named = Vec::new();
+        for reference in pod.0.items_at(&["spec", "imagePullSecrets"]) {
+            match secrets.fetch_optional(reference.str_at(&["name"])).await {
+                Ok(secret) => named.extend(secret.as_ref().map(coordinates)),
+                Err(error) => tracing::debug!(%error, "pull secret not fetched"),
+            }
+        }
+        self.pull_records.may_use(image, &named)
     }
 
     /// Makes sure that a container's image is there; returns it as the runtime knows it.
@@ -186,7 +205,12 @@ impl Shared {
         };
         let present = self.present(&spec).await.map_err(inspected)?;
         let policy = policy(container);
-        match (&present, policy) {
+        let allowed = match &present {
+            Some(found) if policy != "Always" => self.may_use(pod, &found.id).await,
+            _ => true,
+        };
+        let usable = present.as_ref().filter(|_| allowed);
+        match (usable, policy) {
             (Some(found), "IfNotPresent" | "Never") => {
                 let message =
                     format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
@@ -194,7 +218,12 @@ impl Shared {
                 return Ok(found.clone());
             }
             (None, "Never") => {
-                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+                let message = match allowed {
+                    true => format!("Container image \"{image}\" is not present with pull policy of Never"),
+                    false => format!(
+                        "Container image \"{image}\" is present, but was pulled with a secret that the pod does not have, and its pull policy is Never"
+                    ),
+                };
                 self.event(pod, Some(name), EventType::Warning, "ErrImageNeverPull", message.as_str());
                 return Err(problem("ErrImageNeverPull", message, now + MAX));
             }
@@ -207,7 +236,7 @@ impl Shared {
             return Err(problem("ImagePullBackOff", format!("{message}: ErrImagePull: {why}"), until));
         }
         self.event(pod, Some(name), EventType::Normal, "Pulling", format!("Pulling image \"{image}\""));
-        let auth = self.pull_credentials(pod, image).await;
+        let (auth, secret) = self.pull_credentials(pod, image).await.unzip();
         let request = v1::PullImageRequest { image: Some(spec.clone()), auth, sandbox_config: Some(sandbox.clone()) };
         match self.images.pull_image(request).await {
             Ok(_) => {
@@ -217,6 +246,16 @@ impl Shared {
                 let gone =
                     || problem("ErrImagePull", format!("image \"{image}\" is gone after its pull"), now + INITIAL);
                 let found = found.ok_or_else(gone)?;
+                let (records, id) = (Arc::clone(&self.pull_records), found.id.clone());
+                let noted = self.blocking(move || records.pulled(&id, secret)).await;
+                if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
+                    // Without a record the image would be everybody's after a restart.
+                    return Err(problem(
+                        "ErrImagePull",
+                        format!("noting who may use the image: {error}"),
+                        now + INITIAL,
+                    ));
+                }
                 let message = format!(
                     "Successfully pulled image \"{image}\" in {took:.3?} ({took:.3?} including waiting). Image size: {} bytes.",
                     found.size

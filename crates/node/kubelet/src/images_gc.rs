@@ -101,6 +101,12 @@ impl ImageCollector {
             used.insert(container.image_ref);
             used.extend(container.image.map(|image| image.image));
         }
+        let there: BTreeSet<String> = images.iter().map(|image| image.id.clone()).collect();
+        let records = Arc::clone(&self.shared.pull_records);
+        let kept = self.shared.blocking(move || records.retain(&there)).await;
+        if !matches!(kept, Ok(Ok(()))) {
+            tracing::warn!(?kept, "records of pulled images not cleaned");
+        }
         let now = self.shared.clock.now();
         let mut seen = self.seen.lock();
         seen.retain(|id, _| images.iter().any(|image| image.id == *id));

@@ -8,6 +8,7 @@ use crate::node::{Machine, Node};
 use crate::pod::container;
 use crate::pod::spec::Pod;
 use crate::pressure::{Observe, Pressure};
+use crate::pull_records::PullRecords;
 use crate::rotation;
 use crate::shared::Shared;
 use crate::source::Pods;
@@ -168,6 +169,7 @@ impl Kubelet {
         };
         crate::volumes::make_directory(&config.root, 0o750).map_err(io("making the root directory"))?;
         crate::volumes::make_directory(&config.root.join("pods"), 0o750).map_err(io("making the root directory"))?;
+        let pull_records = PullRecords::open(&config.root).map_err(io("reading the records of pulled images"))?;
         let machine = Machine::read(&config.root, config.max_pods).map_err(io("reading the machine"))?;
         let version = runtime.version(v1::VersionRequest { version: "v1".to_owned() }).await?;
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -217,6 +219,7 @@ impl Kubelet {
             admitted: Mutex::default(),
             unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             cgroups: cgroups.clone(),
+            pull_records: Arc::new(pull_records),
             metrics: Metrics::new(&config.node_name),
             rates: Rates::default(),
             node_changed: tokio::sync::Notify::new(),

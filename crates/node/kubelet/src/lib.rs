@@ -20,7 +20,8 @@
 //! Not here yet: soft eviction thresholds, CPU/memory/topology managers, device plugins, in-place resize, checkpoints, user
 //! namespaces, credential providers, `fileKeyRef`, reservations (`kubeReserved`, `systemReserved`), graceful node shutdown,
 //! the pod-level `resources` of a spec, and the volumes that [`volumes`] names. A pod with such a volume, or with
-//! `hostUsers: false`, waits or fails with an event that names it; a resize is written to the API and **not acted upon**.
+//! `hostUsers: false`, waits or fails with an event that names it; a resize is refused by the condition
+//! `PodResizePending`.
 
 pub mod admit;
 pub mod cgroups;
@@ -35,6 +36,7 @@ pub mod node;
 mod objects;
 pub mod pod;
 pub mod pressure;
+mod pull_records;
 pub mod rotation;
 pub mod server;
 pub mod shared;

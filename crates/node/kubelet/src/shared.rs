@@ -7,6 +7,7 @@ use crate::pod::container::Node;
 use crate::pod::env::Downward;
 use crate::pod::resources::Requests;
 use crate::pod::spec::Pod;
+use crate::pull_records::PullRecords;
 use crate::stats::Rates;
 use crate::volumes::Volumes;
 use parking_lot::{Mutex, RwLock};
@@ -66,6 +67,8 @@ pub struct Shared {
     pub unsafe_sysctls: Vec<String>,
     /// Cgroups of pods; `None` where they are somebody else's.
     pub cgroups: Option<PodCgroups>,
+    /// With what images were pulled.
+    pub(crate) pull_records: Arc<PullRecords>,
     /// What is counted.
     pub metrics: Metrics,
     /// CPU rates between two looks.

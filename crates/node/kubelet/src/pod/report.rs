@@ -39,7 +39,7 @@ fn covers(known: &Value, ours: &Value) -> bool {
 }
 
 /// The status as a strategic merge patch: lists and texts that are merged by the API are made to say exactly ours.
-fn patch_of(status: &Value) -> Map {
+fn patch_of(status: &Value, known: &Value) -> Map {
     let mut patch = Map::new();
     for (name, value) in status.as_object().into_iter().flat_map(Map::iter) {
         patch.insert(name.clone(), value.clone());
@@ -51,6 +51,17 @@ fn patch_of(status: &Value) -> Map {
                 condition.insert(field, Value::Null);
             }
         }
+    }
+    // Ours holds every condition that the API had, but for those that are over.
+    let is_over = |condition: &&Value| {
+        let ty = condition.str_at(&["type"]);
+        !status.items_at(&["conditions"]).iter().any(|ours| ours.str_at(&["type"]) == ty)
+    };
+    let over = known.items_at(&["conditions"]).iter().filter(is_over);
+    let over: Vec<Value> =
+        over.map(|condition| object! { "$patch": "delete", "type": condition.str_at(&["type"]) }).collect();
+    if let Some(conditions) = patch.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.extend(over);
     }
     // Addresses of a sandbox before this one must not stay beside the new ones.
     for list in ["podIPs", "hostIPs"] {
@@ -86,7 +97,7 @@ impl Reporter {
         } else {
             object! { "uid": pod.uid() }
         };
-        let patch = object! { "metadata": metadata, "status": patch_of(status) };
+        let patch = object! { "metadata": metadata, "status": patch_of(status, self.known(pod)) };
         let pods = shared.client.namespaced("", "v1", "pods", pod.namespace());
         match pods.patch(pod.name(), "status", &Patch::Strategic(&patch), &WriteOptions::default()).await {
             Ok(mut answer) => {

@@ -305,11 +305,16 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     if let Some(ending) = facts.ended_by.filter(|ending| ending.disruption) {
         conditions.push(make("DisruptionTarget", true, "TerminationByKubelet", &ending.message));
     }
+    if let Some(name) = resized(pod, state) {
+        let message = format!("In-place resize is not supported by this node yet (container {name})");
+        conditions.push(make(RESIZE_PENDING, true, "Infeasible", &message));
+    }
     let ours: Vec<String> = conditions.iter().map(|condition| condition.str_at(&["type"]).to_owned()).collect();
     let others = facts
         .known
         .items_at(&["conditions"])
         .iter()
+        .filter(|known| known.str_at(&["type"]) != RESIZE_PENDING)
         .filter(|known| !ours.iter().any(|ty| ty == known.str_at(&["type"])));
     conditions.extend(others.cloned());
     let mut status = Map::new();
@@ -354,6 +359,23 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     }
     status.insert("qosClass", pod.qos().as_str());
     Value::Object(status)
+}
+
+const RESIZE_PENDING: &str = "PodResizePending";
+
+/// Name of a container that runs with other resources than its spec says by now: somebody has resized the pod.
+pub(super) fn resized<'p>(pod: &'p Pod, state: &State) -> Option<&'p str> {
+    let differs = |container: &Container<'_>| {
+        let running = state.newest(container.name()).filter(|instance| instance.is_running());
+        let given = running.and_then(|instance| instance.status.resources.as_ref()?.linux.as_ref());
+        given.is_some_and(|given| {
+            // What the kernel is told; scores for the time of no memory follow from these.
+            let wanted = super::container::resources(pod, container, i64::MAX);
+            let of = |r: &skiff_cri::v1::LinuxContainerResources| (r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes);
+            of(given) != of(&wanted)
+        })
+    };
+    pod.containers().filter(|container| container.role != Role::Ephemeral).find(differs).map(|found| found.name())
 }
 
 fn addresses(ips: &[String]) -> Vec<Value> {

@@ -24,6 +24,8 @@ struct World {
     containers: BTreeMap<String, Held>,
     images: BTreeMap<String, Image>,
     unpullable: BTreeMap<String, String>,
+    /// Pulled only by who shows a user name.
+    private: BTreeSet<String>,
     flags: BTreeSet<String>,
     log: Vec<String>,
     fail_create: Option<String>,
@@ -76,6 +78,9 @@ impl FakeRuntime {
     }
     pub(crate) fn image_names(&self) -> Vec<String> {
         self.world.lock().images.keys().cloned().collect()
+    }
+    pub(crate) fn make_private(&self, image: &str) {
+        self.world.lock().private.insert(image.to_owned());
     }
     /// Pulling this image fails with these words from now on.
     pub(crate) fn refuse_pull(&self, image: &str, why: &str) {
@@ -285,6 +290,10 @@ impl RuntimeService for FakeRuntime {
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
             log_path: log_path.to_string_lossy().into_owned(),
+            resources: Some(ContainerResources {
+                linux: config.linux.as_ref().and_then(|linux| linux.resources.clone()),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         world.containers.insert(id.clone(), Held { sandbox: request.pod_sandbox_id, config, status, out: None });
@@ -449,6 +458,10 @@ impl ImageService for FakeRuntime {
     }
     fn pull_image<'a>(&'a self, request: PullImageRequest) -> CriFuture<'a, PullImageResponse> {
         let name = request.image.unwrap().image;
+        let shown = request.auth.is_some_and(|auth| !auth.username.is_empty());
+        if self.world.lock().private.contains(&name) && !shown {
+            return done(Err(CriError::unknown("pull access denied")));
+        }
         if let Some(why) = self.world.lock().unpullable.get(&name) {
             return done(Err(CriError::not_found(why.clone())));
         }

@@ -295,3 +295,49 @@ async fn a_pod_deleted_while_the_kubelet_is_away_is_ended_after() {
     node.restart().await;
     node.until("the orphan to be gone", || async { node.runtime.sandbox_configs().is_empty() }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_image_is_not_everybodys_once_it_is_there() {
+    let mut node = TestNode::start().await;
+    node.runtime.make_private("r.example/private:1");
+    let config = r#"{"auths":{"r.example":{"username":"u","password":"p"}}}"#;
+    let secret = object! {
+        "metadata": object! { "name": "pull" }, "type": "kubernetes.io/dockerconfigjson",
+        "stringData": object! { ".dockerconfigjson": config },
+    };
+    node.api("secrets").create(&secret, &WriteOptions::default()).await.unwrap();
+    let with = |policy: &str, secrets: Value| {
+        let container = object! { "name": "c", "image": "r.example/private:1", "imagePullPolicy": policy };
+        object! { "containers": list![container], "imagePullSecrets": secrets }
+    };
+    node.run("owner", with("IfNotPresent", list![object! { "name": "pull" }])).await;
+    node.running("owner").await;
+    node.restart().await;
+    node.run("stranger", with("IfNotPresent", list![])).await;
+    node.pod_until("stranger", "refused", |pod| waiting_reason(pod, "c") == "ErrImagePull").await;
+    node.run("never", with("Never", list![])).await;
+    node.pod_until("never", "refused", |pod| waiting_reason(pod, "c") == "ErrImageNeverPull").await;
+    node.run("friend", with("Never", list![object! { "name": "pull" }])).await;
+    node.running("friend").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resize_is_refused_by_its_condition() {
+    let node = TestNode::start().await;
+    let resources = |cpu: &str| object! { "requests": object! { "cpu": cpu }, "limits": object! { "cpu": "500m" } };
+    node.run("p", spec(list![object! { "name": "c", "image": "i", "resources": resources("100m") }])).await;
+    let pod = node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
+    assert_eq!(condition(&pod, "PodResizePending"), "");
+    let resize = async |cpu: &str| {
+        let containers = list![object! { "name": "c", "resources": resources(cpu) }];
+        let patch = object! { "spec": object! { "containers": containers } };
+        node.api("pods").patch("p", "resize", &Patch::Strategic(&patch), &WriteOptions::default()).await.unwrap();
+    };
+    resize("200m").await;
+    let pod = node.pod_until("p", "refused", |pod| condition(pod, "PodResizePending") == "True").await;
+    let conditions = pod.items_at(&["status", "conditions"]).iter();
+    let reason = conditions.clone().find(|one| one.str_at(&["type"]) == "PodResizePending").unwrap();
+    assert_eq!(reason.str_at(&["reason"]), "Infeasible");
+    resize("100m").await;
+    node.pod_until("p", "as it was", |pod| condition(pod, "PodResizePending").is_empty()).await;
+}
