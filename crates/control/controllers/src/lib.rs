@@ -29,6 +29,7 @@ pub mod resource_quota;
 pub mod rollout;
 pub mod root_ca;
 pub mod service_account;
+pub mod taint_eviction;
 pub mod template;
 pub mod ttl_after_finished;
 pub mod workload;

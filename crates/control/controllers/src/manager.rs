@@ -3,7 +3,7 @@
 use crate::context::{Clients, Context, Informers};
 use crate::{
     cluster_role_aggregation, daemonset, endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle,
-    pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, ttl_after_finished,
+    pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, taint_eviction, ttl_after_finished,
 };
 use skiff_base::clock::SharedClock;
 use skiff_base::metrics::Registry;
@@ -90,6 +90,7 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
         node_ipam::spawn(&context, &mut informers, config.cluster_cidrs.clone());
     }
     node_lifecycle::spawn(&context, &mut informers);
+    taint_eviction::spawn(&context, &mut informers);
     pod_gc::spawn(&context, &mut informers, config.terminated_pod_gc_threshold);
     garbage_collector::spawn(&context);
     informers.spawn(supervisor);

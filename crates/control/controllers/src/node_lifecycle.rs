@@ -58,9 +58,12 @@ struct Controller {
     pods: Arc<Store<PodView>>,
     recorder: Recorder,
     signs: HashMap<Arc<str>, Sign>,
-    next_eviction: Option<Instant>,
-    /// Each node as it was seen last: how many are well decides how fast evicting taints may be put on.
-    seen: HashMap<Arc<str>, Health>,
+    /// When the next node of a zone may get an evicting taint.
+    next_eviction: HashMap<Arc<str>, Instant>,
+    /// Each node as it was seen last, and its zone: how many are well decides how fast evicting taints may be put on.
+    seen: HashMap<Arc<str>, (Health, Arc<str>)>,
+    /// Whether all nodes were silent in the last round.
+    halted: bool,
 }
 
 /// Nodes that changed since they were looked at. Bounded by the number of nodes.
@@ -91,8 +94,9 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         pods: informers.pods.store(),
         recorder,
         signs: HashMap::new(),
-        next_eviction: None,
+        next_eviction: HashMap::new(),
         seen: HashMap::new(),
+        halted: false,
     };
     context.supervisor.spawn_abortable("node-lifecycle", OnFailure::EndComponent, async move {
         controller.nodes.synced().await;
@@ -143,8 +147,19 @@ fn taint(key: &str, effect: &str, now: Option<&str>) -> Value {
     Value::Object(taint)
 }
 
-/// The taints that a node should have; `evict` says whether it may get an evicting one now. Pure.
-fn desired_taints(node: &Value, health: Health, evict: bool, now: &str) -> Vec<Value> {
+/// Whether a node may have a taint that evicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evict {
+    /// It may get one.
+    Now,
+    /// It may keep the one it has.
+    Later,
+    /// It may not: all nodes are silent.
+    Never,
+}
+
+/// The taints that a node should have. Pure.
+fn desired_taints(node: &Value, health: Health, evict: Evict, now: &str) -> Vec<Value> {
     let ours = |taint: &&Value| {
         let (key, effect) = (taint.str_at(&["key"]), taint.str_at(&["effect"]));
         let mirrored = CONDITION_TAINTS.iter().any(|(known, ..)| *known == key) || key == UNSCHEDULABLE;
@@ -173,16 +188,31 @@ fn desired_taints(node: &Value, health: Health, evict: bool, now: &str) -> Vec<V
         Health::Silent => UNREACHABLE,
     };
     add(key, "NoSchedule");
-    if evict || keep(key, "NoExecute").is_some() {
+    if evict == Evict::Now || evict == Evict::Later && keep(key, "NoExecute").is_some() {
         add(key, "NoExecute");
     }
     taints
 }
 
-/// How fast evicting taints may be put on; `None` for not at all (`handleDisruption`, one zone).
-fn eviction_interval(all: usize, unhealthy: usize) -> Option<Duration> {
-    if all == 0 || unhealthy == all {
-        return None;
+/// Nodes of a zone, and how many of them are not ready.
+#[derive(Clone, Copy, Debug, Default)]
+struct Zone {
+    all: usize,
+    unhealthy: usize,
+}
+
+/// `GetZoneKey`.
+fn zone_of(node: &Value) -> Arc<str> {
+    let label = |key: &str| node.str_at(&["metadata", "labels", key]);
+    format!("{}:{}", label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone")).into()
+}
+
+/// How fast evicting taints may be put on in a zone; `None` for not at all (`handleDisruption`, `setLimiterInZone`). A
+/// zone that is silent altogether is believed as long as another one is heard.
+fn eviction_interval(zone: Zone) -> Option<Duration> {
+    let Zone { all, unhealthy } = zone;
+    if unhealthy == all {
+        return Some(EVICTION_INTERVAL);
     }
     if unhealthy > 2 && unhealthy as f64 / all as f64 >= UNHEALTHY_SHARE {
         return (all > LARGE_CLUSTER).then_some(SLOW_EVICTION_INTERVAL);
@@ -203,9 +233,25 @@ impl Controller {
                 observed.push((node, health));
             }
         }
+        let halted = !self.seen.is_empty() && self.seen.values().all(|(health, _)| *health != Health::Ready);
+        if self.halted && !halted {
+            // Nobody is blamed for the time in which nobody was heard.
+            let now = self.clock.now();
+            self.signs.values_mut().for_each(|sign| sign.at = now);
+        }
+        self.halted = halted;
         for (node, health) in observed {
             self.act_on(node, health).await;
         }
+    }
+
+    fn zone(&self, name: &str) -> Zone {
+        let mut zone = Zone::default();
+        for (health, _) in self.seen.values().filter(|(_, zone)| **zone == *name) {
+            zone.all += 1;
+            zone.unhealthy += usize::from(*health != Health::Ready);
+        }
+        zone
     }
 
     /// The same for a few nodes.
@@ -224,7 +270,7 @@ impl Controller {
     async fn observe_or_say(&mut self, node: &Item<Tree>) -> Option<Health> {
         match self.observe(node).await {
             Ok(health) => {
-                self.seen.insert(Arc::clone(&node.key.name), health);
+                self.seen.insert(Arc::clone(&node.key.name), (health, zone_of(&node.value)));
                 Some(health)
             }
             Err(error) => {
@@ -235,14 +281,10 @@ impl Controller {
     }
 
     async fn act_on(&mut self, node: &Item<Tree>, health: Health) {
+        let zone = zone_of(&node.value);
         // Most nodes are well, and then the others need not be counted.
-        let interval = if health == Health::Ready {
-            None
-        } else {
-            let unhealthy = self.seen.values().filter(|health| **health != Health::Ready).count();
-            eviction_interval(self.seen.len(), unhealthy)
-        };
-        if let Err(error) = self.bring_taints(node, health, interval).await
+        let interval = if health == Health::Ready { None } else { eviction_interval(self.zone(&zone)) };
+        if let Err(error) = self.bring_taints(node, health, &zone, interval).await
             && !error.is_not_found()
             && !error.is_conflict()
         {
@@ -307,12 +349,17 @@ impl Controller {
         &mut self,
         node: &Item<Tree>,
         health: Health,
+        zone: &Arc<str>,
         interval: Option<Duration>,
     ) -> Result<(), ClientError> {
         // Conditions may have been written a moment ago.
         let Some(node) = self.nodes.get_key(&node.key) else { return Ok(()) };
         let now = self.clock.now();
-        let evict = interval.is_some() && self.next_eviction.is_none_or(|next| now >= next);
+        let evict = match interval {
+            _ if self.halted => Evict::Never,
+            Some(_) if self.next_eviction.get(zone).is_none_or(|next| now >= *next) => Evict::Now,
+            _ => Evict::Later,
+        };
         let standing = node.value.items_at(&["spec", "taints"]);
         let wanted = desired_taints(&node.value, health, evict, &time(self.clock.wall()));
         if standing == wanted.as_slice() {
@@ -320,7 +367,9 @@ impl Controller {
         }
         let evicts = |taints: &[Value]| taints.iter().filter(|taint| taint.str_at(&["effect"]) == "NoExecute").count();
         if evicts(&wanted) > evicts(standing) {
-            self.next_eviction = interval.map(|interval| now + interval);
+            if let Some(interval) = interval {
+                self.next_eviction.insert(Arc::clone(zone), now + interval);
+            }
         }
         let taints = if wanted.is_empty() { Value::Null } else { Value::Array(wanted) };
         let patch = object! {
@@ -386,7 +435,7 @@ mod tests {
             },
             "status": object! { "conditions": list![object! { "type": "DiskPressure", "status": "True" }] },
         };
-        let taints = desired_taints(&node, Health::Ready, false, "now");
+        let taints = desired_taints(&node, Health::Ready, Evict::Later, "now");
         assert_eq!(
             keys(&taints),
             [
@@ -395,7 +444,7 @@ mod tests {
                 "node.kubernetes.io/unschedulable:NoSchedule",
             ]
         );
-        let taints = desired_taints(&node, Health::NotReady, true, "now");
+        let taints = desired_taints(&node, Health::NotReady, Evict::Now, "now");
         assert_eq!(
             keys(&taints)[3..],
             ["node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"]
@@ -404,11 +453,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_evicted_when_everybody_is_silent() {
-        assert_eq!(eviction_interval(3, 3), None);
-        assert_eq!(eviction_interval(1, 1), None);
-        assert_eq!(eviction_interval(10, 1), Some(EVICTION_INTERVAL));
-        assert_eq!(eviction_interval(10, 6), None);
-        assert_eq!(eviction_interval(100, 60), Some(SLOW_EVICTION_INTERVAL));
+    fn a_taint_that_evicts_stays_unless_everybody_is_silent() {
+        let node = object! { "spec": object! { "taints": list![taint(UNREACHABLE, "NoExecute", Some("then"))] } };
+        let of = |evict| keys(&desired_taints(&node, Health::Silent, evict, "now"));
+        let both = ["node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute"];
+        assert_eq!(of(Evict::Later), both);
+        assert_eq!(of(Evict::Never), both[..1]);
+        assert_eq!(keys(&desired_taints(&object! {}, Health::Silent, Evict::Later, "now")), both[..1]);
+    }
+
+    #[test]
+    fn zones_evict_at_their_own_pace() {
+        let interval = |all, unhealthy| eviction_interval(Zone { all, unhealthy });
+        assert_eq!(interval(3, 3), Some(EVICTION_INTERVAL), "as long as another zone is heard");
+        assert_eq!(interval(10, 1), Some(EVICTION_INTERVAL));
+        assert_eq!(interval(10, 6), None);
+        assert_eq!(interval(100, 60), Some(SLOW_EVICTION_INTERVAL));
     }
 }

@@ -4,4 +4,5 @@
 mod cluster;
 mod garbage_collection;
 mod jobs;
+mod nodes;
 mod small;
