@@ -144,6 +144,24 @@ pub(crate) fn link(pod: &Pod, container: &str, id: &str, log_path: &str, node: &
     }
 }
 
+/// Removes the logs of one container, rotated ones too, and the link to them (`removeContainerLog`).
+pub(crate) fn remove_container(pod: &Pod, container: &str, id: &str, log: &Path, node: &Node) {
+    let mut gone: Vec<std::path::PathBuf> =
+        node.log_links.iter().map(|links| links.join(link_name(pod, container, id))).collect();
+    // Only what the kubelet has put below the pod's own directory.
+    if log.starts_with(log_directory(pod, &node.log_root)) {
+        gone.extend(crate::rotation::files(log).unwrap_or_default());
+        gone.push(log.to_owned());
+    }
+    for path in gone {
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "log not removed");
+        }
+    }
+}
+
 /// Removes the pod's logs and the links to them.
 pub(crate) fn remove(pod: &Pod, node: &Node) {
     let prefix = format!("{}_{}_", pod.name(), pod.namespace());

@@ -3,6 +3,7 @@
 use crate::admit::Capacity;
 use crate::pod::resources::Requests;
 use crate::shared::Shared;
+use skiff_client::events::EventType;
 use skiff_client::leader::{micro_time, time};
 use skiff_client::{ClientError, Patch, WriteOptions};
 use skiff_cri::v1;
@@ -148,6 +149,8 @@ impl Node {
 
     /// Registers, then reports until the end.
     pub async fn run(self) {
+        let about = self.shared.node_reference();
+        self.shared.recorder.event(&about, EventType::Normal, "Starting", "Starting kubelet.");
         let lease = self.keep_lease();
         let status = async {
             loop {
@@ -312,6 +315,12 @@ impl Node {
             },
         ];
         let known = current.map(|node| node.items_at(&["status", "conditions"])).unwrap_or(&[]);
+        for (ty, status, ..) in &rows {
+            let before = known.iter().find(|old| old.str_at(&["type"]) == ty).map(|old| old.str_at(&["status"]));
+            if before.is_some_and(|before| before != *status) || (before.is_none() && ty == "Ready") {
+                self.tell_change(ty, *status == "True");
+            }
+        }
         let make = |(ty, status, reason, message): (String, &str, String, String)| {
             let old = known.iter().find(|old| old.str_at(&["type"]) == ty && old.str_at(&["status"]) == status);
             let since = old.and_then(|old| old.get("lastTransitionTime")).cloned();
@@ -322,6 +331,22 @@ impl Node {
             }
         };
         rows.into_iter().map(make).collect()
+    }
+
+    /// An event for a condition that has changed (`recordNodeStatusEvent`).
+    fn tell_change(&self, condition: &str, holds: bool) {
+        let reason = match (condition, holds) {
+            ("Ready", true) => "NodeReady",
+            ("Ready", false) => "NodeNotReady",
+            ("MemoryPressure", true) => "NodeHasInsufficientMemory",
+            ("MemoryPressure", false) => "NodeHasSufficientMemory",
+            ("DiskPressure", true) => "NodeHasDiskPressure",
+            ("DiskPressure", false) => "NodeHasNoDiskPressure",
+            ("PIDPressure", true) => "NodeHasInsufficientPID",
+            _ => "NodeHasSufficientPID",
+        };
+        let message = format!("Node {} status is now: {reason}", self.shared.node_name);
+        self.shared.recorder.event(&self.shared.node_reference(), EventType::Normal, reason, message);
     }
 
     async fn runtime_problem(&self) -> Option<String> {

@@ -190,7 +190,10 @@ impl Pressure {
                     disk: number(layer + log),
                 });
             }
-            let volumes = if with_disk { self.empty_dirs(&pod).await.values().sum() } else { 0 };
+            let volumes = match with_disk {
+                true => self.empty_dirs(&pod).await.values().sum::<i64>() + number(self.own_files(&pod).await),
+                false => 0,
+            };
             let processes = number(found.map_or(0, stats::PodStats::processes));
             usages.push(PodUsage { pod, containers, volumes, processes });
         }
@@ -206,6 +209,16 @@ impl Pressure {
             on_disk.into_iter().map(|(name, path)| (name, bytes(&path))).collect()
         });
         counted.await.unwrap_or_default()
+    }
+
+    /// Bytes in files that the kubelet has made for the pod and that the pod can make grow: `/etc/hosts`, last words
+    /// (CVE-2020-8557).
+    async fn own_files(&self, pod: &Pod) -> u64 {
+        let directory = self.shared.volumes.pod(pod.uid());
+        let counted = self.shared.blocking(move || {
+            ["etc-hosts", "containers"].iter().map(|name| stats::disk_usage(&directory.join(name)).0).sum()
+        });
+        counted.await.unwrap_or(0)
     }
 
     async fn evict_one(&mut self, threshold: &Threshold, seen: &Observations) {

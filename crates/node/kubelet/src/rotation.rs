@@ -62,6 +62,12 @@ fn rotated(log: &Path) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((found.iter().filter(|path| !unused(path)).cloned().collect(), leftovers))
 }
 
+/// Every file that rotation has made of a log.
+pub(crate) fn files(log: &Path) -> io::Result<Vec<PathBuf>> {
+    let (files, leftovers) = rotated(log)?;
+    Ok(files.into_iter().chain(leftovers).collect())
+}
+
 fn has_suffix(path: &Path, suffix: &str) -> bool {
     path.to_str().is_some_and(|text| text.ends_with(suffix))
 }

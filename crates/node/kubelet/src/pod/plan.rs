@@ -155,14 +155,14 @@ pub fn decide(pod: &Pod, state: &State, health: &Health, backoffs: &mut Backoffs
         plan.ended = true;
         return plan;
     }
-    if state.ready_sandbox().is_none() {
+    let Some(sandbox) = state.ready_sandbox() else {
         // A pod that is not to restart and whose containers have run does not get a new sandbox.
         let ran = state.instances().any(|(_, instance)| instance.has_exited());
         let all_done = pod.restart_policy() == "Never" && ran && !state.sandboxes.is_empty();
         plan.new_sandbox = !all_done;
         plan.ended = all_done;
         return plan;
-    }
+    };
     for container in pod.containers().filter(|container| container.role != Role::Ephemeral) {
         stop_if_wrong(&container, state, health, &mut plan);
     }
@@ -175,7 +175,7 @@ pub fn decide(pod: &Pod, state: &State, health: &Health, backoffs: &mut Backoffs
     let main_started = pod
         .containers()
         .filter(|container| container.role == Role::Main)
-        .any(|container| state.newest(container.name()).is_some());
+        .any(|container| state.newest(container.name()).is_some_and(|instance| instance.sandbox == sandbox.id));
     match init_step(pod, state, health, backoffs, now, main_started, &mut plan) {
         InitStep::Done => start_main(pod, state, backoffs, now, &mut plan),
         InitStep::Start(container, count) => plan.start.push((container.name().to_owned(), count)),
@@ -324,7 +324,7 @@ mod tests {
         };
         state
             .containers
-            .insert(name.to_owned(), vec![Instance { id: name.to_owned(), sandbox: "s".to_owned(), status }]);
+            .insert(name.to_owned(), vec![Instance { id: name.to_owned(), sandbox: String::new(), status }]);
     }
     fn ready() -> State {
         State { sandboxes: vec![v1::PodSandboxStatus::default()], ..State::default() }

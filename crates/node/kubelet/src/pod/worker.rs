@@ -17,7 +17,7 @@ use super::plan::{self, Backoffs, Health, Plan};
 use super::probe::{Probed, Probes};
 use super::report::Reporter;
 use super::spec::{Container, Pod, Role};
-use super::state::State;
+use super::state::{Instance, State};
 use super::status::{self, Ending, Facts};
 use super::stop;
 use crate::admit;
@@ -414,13 +414,7 @@ impl Worker {
             if self.messages.contains_key(&instance.id) {
                 continue;
             }
-            let path = self
-                .shared
-                .volumes
-                .pod(pod.uid())
-                .join("containers")
-                .join(name)
-                .join(instance.restart_count().to_string());
+            let path = self.last_words(pod, name, instance);
             let policy = instance.status.annotations.get(crate::names::TERMINATION_MESSAGE_POLICY);
             let fallback =
                 policy.is_some_and(|policy| policy == "FallbackToLogsOnError") && instance.status.exit_code != 0;
@@ -501,6 +495,12 @@ impl Worker {
         for old in &state.sandboxes {
             let request = v1::StopPodSandboxRequest { pod_sandbox_id: old.id.clone() };
             self.shared.runtime.stop_pod_sandbox(request).await?;
+        }
+        // In a new sandbox they run again (`purgeInitContainers`).
+        for (name, instance) in state.instances() {
+            if pod.container(name).is_some_and(|container| container.role == Role::Init) {
+                self.remove(pod, name, instance).await;
+            }
         }
         let attempt =
             state.sandboxes.iter().filter_map(|old| old.metadata.as_ref()).map(|known| known.attempt + 1).max();
@@ -683,10 +683,7 @@ impl Worker {
                     kept.insert(instance.sandbox.as_str());
                     continue;
                 }
-                let request = v1::RemoveContainerRequest { container_id: instance.id.clone() };
-                if let Err(error) = self.shared.runtime.remove_container(request).await {
-                    tracing::debug!(container = name, %error, "old container not removed");
-                }
+                self.remove(pod, name, instance).await;
             }
         }
         for old in state.sandboxes.iter().skip(1).filter(|old| !kept.contains(old.id.as_str())) {
@@ -695,6 +692,34 @@ impl Worker {
                 tracing::debug!(sandbox = old.id, %error, "old sandbox not removed");
             }
         }
+    }
+
+    /// Removes a container that has ended, with its logs and last words.
+    async fn remove(&self, pod: &Pod, name: &str, instance: &Instance) {
+        let request = v1::RemoveContainerRequest { container_id: instance.id.clone() };
+        if let Err(error) = self.shared.runtime.remove_container(request).await {
+            tracing::debug!(container = name, %error, "old container not removed");
+            return;
+        }
+        let (owned, name, id) = (pod.clone(), name.to_owned(), instance.id.clone());
+        let (log, node) = (std::path::PathBuf::from(&instance.status.log_path), self.shared.node.clone());
+        let words = self.last_words(pod, &name, instance);
+        let removed = self.shared.blocking(move || {
+            crate::logs::remove_container(&owned, &name, &id, &log, &node);
+            std::fs::remove_file(words)
+        });
+        match removed.await {
+            Ok(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "last words not removed");
+            }
+            _ => (),
+        }
+    }
+
+    /// The file in which a container leaves its last words.
+    fn last_words(&self, pod: &Pod, name: &str, instance: &Instance) -> std::path::PathBuf {
+        let directory = self.shared.volumes.pod(pod.uid()).join("containers").join(name);
+        directory.join(instance.restart_count().to_string())
     }
 
     /// Stops everything that runs, and meanwhile tells the API what has ended and who is still ready.

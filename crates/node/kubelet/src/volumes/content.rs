@@ -152,7 +152,7 @@ fn pick(
                 files.insert(item.str_at(&["path"]).to_owned(), file);
             }
             None if optional(source) => (),
-            None => return Err(format!("{what} references non-existent key: {key}")),
+            None => return Err(format!("{what}: {key}")),
         }
     }
     Ok(())
@@ -170,7 +170,7 @@ fn config_map(source: &Value, objects: &Objects, mode: u32, files: &mut Files) -
     for (key, value) in map.object_at(&["binaryData"]).into_iter().flat_map(Map::iter) {
         data.insert(key.to_string(), value.as_str().and_then(decode_secret).unwrap_or_default());
     }
-    pick(&data, source, mode, "configmap", files)
+    pick(&data, source, mode, "configmap references non-existent config key", files)
 }
 
 fn secret(source: &Value, objects: &Objects, mode: u32, files: &mut Files) -> Result<(), String> {
@@ -182,7 +182,7 @@ fn secret(source: &Value, objects: &Objects, mode: u32, files: &mut Files) -> Re
     let data = entries
         .map(|(key, value)| (key.to_string(), value.as_str().and_then(decode_secret).unwrap_or_default()))
         .collect();
-    pick(&data, source, mode, "references", files)
+    pick(&data, source, mode, "references non-existent secret key", files)
 }
 
 fn downward_api(pod: &Pod, source: &Value, downward: &Downward, mode: u32, files: &mut Files) -> Result<(), String> {

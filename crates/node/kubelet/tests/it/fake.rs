@@ -133,6 +133,19 @@ impl FakeRuntime {
         let out = world.containers.get_mut(&id).unwrap().out.as_mut().unwrap();
         writeln!(out, "2026-01-01T00:00:00.000000000Z stdout F {text}").unwrap();
     }
+    /// Every sandbox and what is in it ends, as by a reboot.
+    pub(crate) fn reboot(&self) {
+        let mut world = self.world.lock();
+        let mut sandboxes = Vec::new();
+        for (id, (_, status)) in &mut world.sandboxes {
+            status.state = PodSandboxState::SandboxNotready.into();
+            sandboxes.push(id.clone());
+        }
+        let running: Vec<String> = world.containers.keys().cloned().collect();
+        drop(world);
+        running.iter().for_each(|id| self.finish(id, 255, "Unknown"));
+        sandboxes.iter().for_each(|id| self.announce(id));
+    }
     /// The newest container of this name ends.
     pub(crate) fn end(&self, name: &str, code: i32, reason: &str) {
         let id = Self::newest(&self.world.lock(), name).unwrap();

@@ -341,3 +341,49 @@ async fn a_resize_is_refused_by_its_condition() {
     resize("100m").await;
     node.pod_until("p", "as it was", |pod| condition(pod, "PodResizePending").is_empty()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_sandbox_begins_with_the_init_containers() {
+    let node = TestNode::start().await;
+    let init = object! { "name": "init", "image": "i", "command": list!["exit", "0"] };
+    node.run(
+        "p",
+        object! { "initContainers": list![init], "containers": list![object! { "name": "c", "image": "i" }] },
+    )
+    .await;
+    let before = node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
+    node.runtime.reboot();
+    let ip = before.str_at(&["status", "podIP"]);
+    let after = node
+        .pod_until("p", "ready again", |pod| {
+            condition(pod, "Ready") == "True" && pod.str_at(&["status", "podIP"]) != ip
+        })
+        .await;
+    assert_eq!(after.items_at(&["status", "podIPs"]).len(), 1, "the old address is gone");
+    assert_eq!(started(&node.runtime.log()), ["init", "c", "init", "c"]);
+    assert_eq!(container(&after, "c").get("restartCount").and_then(Value::as_int), Some(1));
+    node.event("p", "SandboxChanged", "will be killed and re-created").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_containers_go_with_their_logs() {
+    let node = TestNode::start().await;
+    node.run("p", spec(list![object! { "name": "c", "image": "i" }])).await;
+    let pod = node.running("p").await;
+    node.runtime.end("c", 0, "");
+    node.until("the second", || async { node.runtime.ids("c").len() == 2 }).await;
+    node.pod_until("p", "running", |pod| container(pod, "c").at(&["state", "running"]).is_some()).await;
+    // The third waits for its back-off; the first is gone as soon as a third is.
+    node.runtime.end("c", 0, "");
+    node.until("the third", || async { started(&node.runtime.log()).len() == 3 }).await;
+    node.until("the first to be gone", || async { node.runtime.ids("c").len() == 2 }).await;
+    let uid = pod.str_at(&["metadata", "uid"]);
+    let logs = node.directory.path().join(format!("logs/default_p_{uid}/c"));
+    node.until("its log to be gone", || async { !logs.join("0.log").exists() }).await;
+    assert!(logs.join("1.log").exists() && logs.join("2.log").exists());
+    assert_eq!(std::fs::read_dir(node.directory.path().join("links")).unwrap().count(), 2);
+    assert_eq!(
+        std::fs::read_dir(node.directory.path().join(format!("kubelet/pods/{uid}/containers/c"))).unwrap().count(),
+        2
+    );
+}
