@@ -7,7 +7,7 @@
 //!
 //! Start reading at [`version`].
 //!
-//! Not here yet: kubectl's own commands, `skiff ctr` for the node's containers, checks of a machine before a start.
+//! Not here yet: kubectl's own commands, `skiff ctr` for the node's containers.
 
 pub mod completion;
 pub mod version;

@@ -41,8 +41,10 @@ A component's own flags are upstream's. They are read by the same code in two pl
 - in the server, by `--COMPONENT-arg KEY=VALUE`, as often as needed: `skiff server --kube-scheduler-arg leader-elect=false`;
 - by a component alone: `skiff kube-scheduler --kubeconfig FILE --leader-elect=false`, or by an executable of that name (a
   link to `skiff`). What `--disable` leaves out, and with `--disable-agent` also the node's part, finds its kubeconfig below
-  `DATA-DIR/kubeconfig/`: `scheduler.conf`, `controller-manager.conf`, `kubelet.conf`, `kube-proxy.conf`. The server renews
-  them; a component alone reads its own once, at its start.
+  `DATA-DIR/kubeconfig/`: `scheduler.conf`, `controller-manager.conf`, `kubelet.conf`, `kube-proxy.conf`, and `kubelet.crt` with
+  `kubelet.key` for the kubelet to show (`--tls-cert-file`): the API server believes its own authority only. Node and address
+  are those of `--node-name` and `--advertise-address`. The server renews all of them; a component alone reads its own once,
+  at its start.
 
 The controllers need `--use-service-account-credentials` to act under the roles that a cluster has for them. Instead of
 `--authentication-kubeconfig` and `--authorization-kubeconfig` the `--kubeconfig` is used when they are not given.

@@ -45,3 +45,15 @@ pub(crate) fn human(duration: Duration) -> String {
         format!("{:.1} s", duration.as_secs_f64())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_for_people() {
+        assert_eq!(human(Duration::from_millis(184)), "184 ms");
+        assert_eq!(human(Duration::from_millis(2_449)), "2.4 s");
+        assert_eq!(seconds(Duration::from_millis(2_449)), 2.4);
+    }
+}

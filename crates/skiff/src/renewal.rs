@@ -26,7 +26,8 @@ pub(crate) struct KubeletServing {
     pub(crate) dir: PathBuf,
     pub(crate) node: String,
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) identity: Arc<Identity>,
+    /// What is shown; `None` for a kubelet elsewhere, which reads the files at its start.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 /// What is shown and where it comes from.
@@ -82,9 +83,11 @@ impl Renewal {
         if take_up(&self.kubelet_client, &pki.kubelet_client, &mut self.shown.kubelet_client, "the kubelets' client")? {
             renewed.push("apiserver-kubelet-client".to_owned());
         }
-        if let (Some(kubelet), Some(shown)) = (&self.kubelet, &mut self.shown.kubelet) {
+        if let Some(kubelet) = &self.kubelet {
             let pair = pki.kubelet_server(&kubelet.dir, &kubelet.node, &kubelet.addresses, now)?;
-            if take_up(&kubelet.identity, &pair, shown, "the kubelet")? {
+            if let (Some(identity), Some(shown)) = (&kubelet.identity, &mut self.shown.kubelet)
+                && take_up(identity, &pair, shown, "the kubelet")?
+            {
                 renewed.push("kubelet".to_owned());
             }
         }
@@ -113,7 +116,6 @@ impl Renewal {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -143,13 +145,13 @@ mod tests {
                 dir: kubelet_dir,
                 node: "n".to_owned(),
                 addresses: Vec::new(),
-                identity: identity(&kubelet),
+                identity: Some(identity(&kubelet)),
             }),
             kubeconfigs: vec![admin],
             shown: Shown::of(&pki, Some(&kubelet)),
         };
         let conf = dir.path().join("admin.conf").display().to_string();
-        assert_eq!(renewal.turn(now).unwrap(), [conf.clone()]);
+        assert_eq!(renewal.turn(now).unwrap(), [conf.as_str()]);
         assert_eq!(renewal.turn(now).unwrap(), [""; 0]);
         let day = Duration::from_secs(24 * 60 * 60);
         assert_eq!(renewal.turn(now + 280 * day).unwrap(), [""; 0], "most of their life is left");

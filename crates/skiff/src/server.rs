@@ -29,7 +29,7 @@ use skiff_server::server::{ApiServer, Identities, ServerConfig, ServerError};
 use skiff_store::StoreError;
 use skiff_store::embedded::{Embedded, Options as StoreOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -335,7 +335,7 @@ impl Plane {
                 "kube-proxy" => ("kube-proxy.conf", PkiClient::proxy()),
                 _ => ("kubelet.conf", PkiClient::kubelet(&self.config.node_name)),
             };
-            all.push(kept(self.config.data_dir.join("kubeconfig").join(file), client));
+            all.push(kept(self.kubeconfig_dir().join(file), client));
         }
         all
     }
@@ -348,23 +348,38 @@ impl Plane {
                 format!("cannot write the kubeconfig {}; choose another place with {flag}", kept.path.display())
             })?;
         }
+        if self.config.node.is_none() {
+            // What a kubelet elsewhere shows: this server believes none but its own authority's.
+            let (dir, now) = (self.kubeconfig_dir(), self.clock.wall());
+            let addresses = [self.config.advertise];
+            self.pki.kubelet_server(&dir, &self.config.node_name, &addresses, now).map_err(explain_pki)?;
+        }
         Ok(())
     }
 
+    /// Of components that are left out.
+    fn kubeconfig_dir(&self) -> PathBuf {
+        self.config.data_dir.join("kubeconfig")
+    }
+
     fn renewal(&self, kubelet: Option<(Pair, Arc<Identity>)>) -> Renewal {
-        let own = self.config.node.as_ref().is_some_and(|node| node.kubelet.tls.is_none());
-        let kubelet = kubelet.filter(|_| own);
+        // Files that somebody gave are theirs to renew.
+        let given = self.config.node.as_ref().is_some_and(|node| node.kubelet.tls.is_some());
+        let dir = match &self.config.node {
+            Some(_) => self.config.data_dir.join("kubelet/pki"),
+            None => self.kubeconfig_dir(),
+        };
         Renewal {
             dir: self.pki.dir.clone(),
             names: self.names.clone(),
             serving: Arc::clone(&self.identities.serving),
             kubelet_client: Arc::clone(&self.identities.kubelet_client),
             shown: Shown::of(&self.pki, kubelet.as_ref().map(|(pair, _)| pair)),
-            kubelet: kubelet.map(|(_, identity)| KubeletServing {
-                dir: self.config.data_dir.join("kubelet/pki"),
+            kubelet: (!given).then(|| KubeletServing {
+                dir,
                 node: self.config.node_name.clone(),
                 addresses: vec![self.config.advertise],
-                identity,
+                identity: kubelet.map(|(_, identity)| identity),
             }),
             kubeconfigs: self.kubeconfigs(),
         }

@@ -169,7 +169,6 @@ fn explain(error: &clap::Error, flag: &Arg, value: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use clap::Args;

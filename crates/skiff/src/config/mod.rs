@@ -325,7 +325,6 @@ fn of_server(mut kubelet: kubelet::Options, flags: &Flags) -> kubelet::Options {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use clap::{Args, Command, FromArgMatches};

@@ -61,6 +61,9 @@ async fn scheduler_and_controllers_alone_bring_a_deployment_to_its_node() {
     command.args(["--disable", "kube-scheduler,kube-controller-manager"]);
     let (server, said) = Running::server(&mut command, &dir.path().join("server.log"));
     assert!(said.contains(&format!("export KUBECONFIG={}", dir.path().join("admin.conf").display())), "{said}");
+    for file in ["kube-proxy.conf", "kubelet.conf", "kubelet.crt", "kubelet.key"] {
+        assert!(dir.path().join("data/kubeconfig").join(file).exists(), "{file} of a node elsewhere");
+    }
     let api = client(&dir.path().join("admin.conf"), &owner);
     api.all("", "v1", "nodes")
         .create(&yaml::from_slice(NODE.as_bytes()).unwrap(), &WriteOptions::default())

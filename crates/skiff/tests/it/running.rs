@@ -15,6 +15,12 @@ pub(crate) fn skiff() -> Command {
     Command::new(env!("CARGO_BIN_EXE_skiff"))
 }
 
+/// A moment between two looks at a process: nothing tells a std process' end otherwise.
+#[expect(clippy::disallowed_methods, reason = "between looks at a condition, which has a deadline")]
+fn moment() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
 /// Runs to the end: exit code and standard error. What does not end within a minute is killed.
 pub(crate) fn last_words(command: &mut Command) -> (i32, String) {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -30,7 +36,7 @@ pub(crate) fn last_words(command: &mut Command) -> (i32, String) {
             child.wait().unwrap();
             panic!("it runs instead of ending:\n{}", reader.join().unwrap());
         }
-        std::thread::sleep(Duration::from_millis(5));
+        moment();
     };
     (status.code().unwrap_or(-1), reader.join().unwrap())
 }
@@ -84,7 +90,7 @@ impl Running {
                 return status;
             }
             assert!(begun.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
+            moment();
         }
     }
 }
@@ -121,6 +127,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Asks until there is an answer; fails with what the log says when that takes too long.
+#[expect(clippy::disallowed_methods, reason = "between looks at a condition, which has a deadline")]
 pub(crate) async fn eventually<T, F>(what: &str, running: &[&Running], ask: impl Fn() -> F) -> T
 where
     F: Future<Output = Option<T>>,
