@@ -147,6 +147,9 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, buffer: Vec::new() }
+    }
     /// The next frame; `None` when the watch ended.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {

@@ -9,6 +9,7 @@ mod front;
 mod horizon;
 mod kubectl;
 mod openapi;
+mod pressure;
 mod proxy;
 mod services;
 mod verbs;

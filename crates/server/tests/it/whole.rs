@@ -1,6 +1,6 @@
 //! A whole API server over a store in memory, spoken to by HTTP over TLS: what the black-box tests stand on.
 
-use crate::api::Answer;
+use crate::api::{Answer, Frames};
 use http::Request;
 use http_body_util::BodyExt;
 use skiff_base::clock::SystemClock;
@@ -24,12 +24,14 @@ pub(crate) struct Whole {
     pub(crate) address: SocketAddr,
     pub(crate) supervisor: Supervisor,
     pub(crate) client: Client,
+    client_tasks: Supervisor,
     _directory: tempfile::TempDir,
 }
 
 impl Drop for Whole {
     fn drop(&mut self) {
         self.supervisor.token().cancel();
+        self.client_tasks.token().cancel();
     }
 }
 
@@ -66,6 +68,14 @@ impl Ask {
     }
     pub(crate) fn token(self, token: &str) -> Self {
         self.header("authorization", &format!("Bearer {token}"))
+    }
+    pub(crate) fn into_request(self) -> Request<Body> {
+        self.request.body(self.body).unwrap()
+    }
+    /// A body that is sent as it comes.
+    pub(crate) fn slow(mut self, kind: &str, body: Body) -> Self {
+        self.body = body;
+        self.header("content-type", kind)
     }
     pub(crate) fn body(mut self, kind: &str, body: impl Into<Vec<u8>>) -> Self {
         self.body = Body::from(body.into());
@@ -119,8 +129,10 @@ impl Whole {
         server.spawn(&supervisor);
         let trust = ServerTrust::Authority(pki.ca.clone().into_bytes());
         let tls = Some(tls::client_config(&trust, None, false).unwrap());
-        let client = Client::new(ClientOptions { tls, ..ClientOptions::default() }, supervisor.clone());
-        Self { address, supervisor, client, _directory: directory }
+        // The client goes on when the server is told to end.
+        let client_tasks = Supervisor::new("client");
+        let client = Client::new(ClientOptions { tls, ..ClientOptions::default() }, client_tasks.clone());
+        Self { address, supervisor, client, client_tasks, _directory: directory }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -134,6 +146,26 @@ impl Whole {
 
     pub(crate) fn root(&self, method: &str, path: &str) -> Ask {
         self.ask(method, path).token("root")
+    }
+
+    /// Sends it; the answer's body is unread.
+    pub(crate) async fn open(&self, ask: Ask) -> http::Response<Body> {
+        let sent = self.client.send(ask.request.body(ask.body).unwrap());
+        tokio::time::timeout(Duration::from_secs(30), sent).await.expect("an answer in time").unwrap()
+    }
+
+    /// A watch with its frames unread.
+    pub(crate) async fn watch(&self, path: &str) -> Frames {
+        let answer = self.open(self.root("GET", path)).await;
+        assert_eq!(answer.status(), 200);
+        Frames::new(answer.into_body())
+    }
+
+    /// Lets `jane` do everything, without being one of the masters, who are let through everywhere.
+    pub(crate) async fn trust_jane(&self) {
+        let binding = r#"{"metadata":{"name":"jane"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"cluster-admin"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"jane"}]}"#;
+        let answer = self.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
     }
 
     /// Sends it and reads the whole answer.

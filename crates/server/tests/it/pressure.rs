@@ -1,0 +1,175 @@
+//! What holds when there is too much of something: requests, watchers that do not read, clients that go away, and when
+//! the server is asked to end.
+
+use crate::whole::{Ask, Setup, Whole};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use skiff_net::Body;
+use skiff_server::front;
+use std::io;
+use std::time::{Duration, Instant};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// The beginning of a body whose end never comes.
+fn endless(beginning: &'static str) -> Body {
+    let first = stream::once(async move { Ok::<_, io::Error>(Frame::data(Bytes::from_static(beginning.as_bytes()))) });
+    Body::stream(StreamBody::new(first.chain(stream::pending())))
+}
+
+fn jane(server: &Whole, method: &str, path: &str) -> Ask {
+    server.ask(method, path).token("jane")
+}
+
+async fn in_flight(server: &Whole) -> Vec<String> {
+    let metrics = server.get("/metrics").await.text();
+    metrics.lines().filter(|line| line.starts_with("apiserver_current_inflight_requests{")).map(str::to_owned).collect()
+}
+
+/// Until it holds, but not for ever.
+async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_beyond_the_limit_are_told_to_come_back() {
+    let limits = front::Options { max_requests_inflight: 50, max_mutating_requests_inflight: 2, ..Default::default() };
+    let server = Whole::with(Setup { front: limits, ..Setup::default() }).await;
+    server.trust_jane().await;
+    assert_eq!(server.send(jane(&server, "GET", MAPS)).await.status, 200, "jane is let in");
+    // Two writes whose bodies never end hold both seats.
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let request = jane(&server, "POST", MAPS).slow("application/json", endless("{\"kind\":"));
+            let client = server.client.clone();
+            tokio::spawn(async move { client.send(request.into_request()).await })
+        })
+        .collect();
+    let refused = || async {
+        let ask = jane(&server, "POST", MAPS).body("application/json", r#"{"metadata":{"generateName":"a-"}}"#);
+        server.send(ask).await.status == 429
+    };
+    let mutating = |count: &'static str| {
+        let server = &server;
+        move || async move { in_flight(server).await.iter().any(|line| line.contains("mutating") && line.ends_with(count)) }
+    };
+    eventually("both seats are taken", mutating(" 2")).await;
+    assert!(refused().await);
+    let ask = jane(&server, "DELETE", &format!("{MAPS}/x"));
+    let answer = server.send(ask).await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.at(&["reason"]), "TooManyRequests");
+    assert_eq!(answer.json().at(&["details", "retryAfterSeconds"]).unwrap().as_int(), Some(1));
+    // Reads have seats of their own, watches need none, and masters are always let in.
+    assert_eq!(server.send(jane(&server, "GET", MAPS)).await.status, 200);
+    assert_eq!(server.open(jane(&server, "GET", &format!("{MAPS}?watch=1"))).await.status(), 200);
+    assert_eq!(server.post(MAPS, r#"{"metadata":{"name":"by-root"}}"#).await.status, 201);
+    assert_eq!(server.send(server.ask("GET", "/readyz")).await.status, 200);
+    // Who goes away gives the seat back.
+    for task in held {
+        task.abort();
+    }
+    eventually("the seats are free", || async { !refused().await }).await;
+    eventually("nothing is counted", mutating(" 0")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_break_off_leave_nothing_behind() {
+    let server = Whole::start().await;
+    for round in 0..40 {
+        let request = server
+            .root("POST", MAPS)
+            .slow("application/json", endless("{\"metadata\":{\"name\":\"half\""))
+            .into_request();
+        let client = server.client.clone();
+        let task = tokio::spawn(async move { client.send(request).await });
+        tokio::time::sleep(Duration::from_millis(round % 4)).await;
+        task.abort();
+        // A watch dropped while it is open, and one that read nothing.
+        drop(server.watch(&format!("{MAPS}?watch=1")).await);
+    }
+    assert_eq!(server.get(&format!("{MAPS}/half")).await.status, 404);
+    let idle = || async {
+        let lines = in_flight(&server).await;
+        // The question itself is one.
+        lines.iter().any(|line| line.contains("mutating") && line.ends_with(" 0"))
+    };
+    eventually("every seat is free", idle).await;
+    let watchers = || async {
+        let metrics = server.get("/metrics").await.text();
+        let mut lines = metrics.lines().filter(|line| line.starts_with("apiserver_longrunning_requests{"));
+        lines.all(|line| !line.contains("configmaps") || line.ends_with(" 0"))
+    };
+    eventually("every watch has ended", watchers).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_does_not_read_holds_up_nobody() {
+    let server = Whole::start().await;
+    let start = server.get(MAPS).await.at(&["metadata", "resourceVersion"]);
+    let path = format!("{MAPS}?watch=1&resourceVersion={start}");
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        slow.push(server.watch(&path).await);
+    }
+    let mut quick = server.watch(&path).await;
+    let text = "x".repeat(4096);
+    const CHANGES: usize = 600;
+    let writer = async {
+        for number in 0..CHANGES {
+            let map = format!(r#"{{"metadata":{{"name":"m{number:04}"}},"data":{{"a":"{text}"}}}}"#);
+            assert_eq!(server.post(MAPS, &map).await.status, 201);
+        }
+    };
+    let reader = async {
+        for number in 0..CHANGES {
+            let line = quick.line().await;
+            assert!(line.starts_with(&format!("ADDED m{number:04}@")), "{line}");
+        }
+    };
+    tokio::join!(writer, reader);
+    // They find everything, in order, when they read at last: 2.5 MB waited in the ring and not for each of them.
+    for watcher in &mut slow {
+        for number in 0..CHANGES {
+            let line = watcher.line().await;
+            assert!(line.starts_with(&format!("ADDED m{number:04}@")), "{line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_lets_requests_finish_and_ends_watches_cleanly() {
+    let server = Whole::start().await;
+    let start = server.get(MAPS).await.at(&["metadata", "resourceVersion"]);
+    let mut watch = server.watch(&format!("{MAPS}?watch=1&resourceVersion={start}")).await;
+    server.post(MAPS, r#"{"metadata":{"name":"before"}}"#).await;
+    assert!(watch.line().await.starts_with("ADDED before@"));
+    let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
+    let part = |text: &'static str| Ok::<_, io::Error>(Frame::data(Bytes::from_static(text.as_bytes())));
+    let body = stream::once(async move { part(r#"{"metadata":"#) }).chain(stream::once(async move {
+        wait.await.map_err(io::Error::other)?;
+        part(r#"{"name":"late"}}"#)
+    }));
+    let request =
+        server.root("POST", MAPS).slow("application/json", Body::stream(StreamBody::new(body))).into_request();
+    let client = server.client.clone();
+    let slow = tokio::spawn(async move { client.send(request).await });
+    let mutating =
+        || async { in_flight(&server).await.iter().any(|line| line.contains("mutating") && line.ends_with(" 1")) };
+    eventually("the request is there", mutating).await;
+    server.supervisor.token().cancel();
+    // The watch ends as one whose time is up: the client comes back at its revision, to another server.
+    assert!(watch.next().await.is_none());
+    let refused = || async { tokio::net::TcpStream::connect(server.address).await.is_err() };
+    eventually("nobody else is let in", refused).await;
+    go_on.send(()).unwrap();
+    let answer = slow.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 201);
+}
