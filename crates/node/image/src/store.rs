@@ -381,6 +381,11 @@ impl Images {
                 let (expected, what) = (digest.to_owned(), "the unpacked layer");
                 return Err(ImageError::WrongDigest { what, expected, actual });
             }
+            // Under its own name a layer is trusted for ever: its files have to be on the disk before, or a power cut
+            // leaves them empty. One sync of the file system is far cheaper than one for each file.
+            std::fs::File::open(&temporary)
+                .and_then(|directory| rustix::fs::syncfs(&directory).map_err(io::Error::from))
+                .map_err(disk("syncing a layer"))?;
             match std::fs::rename(&temporary, self.layer_path(digest)) {
                 // Another pull was faster: its layer is the same.
                 Err(error) if self.has_layer(digest) => {
@@ -510,7 +515,8 @@ impl Images {
             let mut file = std::fs::File::create(&temporary)?;
             io::Write::write_all(&mut file, &bytes)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, self.shared.root.join("images.json"))
+            std::fs::rename(&temporary, self.shared.root.join("images.json"))?;
+            std::fs::File::open(&self.shared.root)?.sync_all()
         };
         write().map_err(disk("writing images.json"))?;
         let metadata = std::fs::metadata(self.shared.root.join("images.json")).map_err(disk("reading images.json"))?;

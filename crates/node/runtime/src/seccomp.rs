@@ -424,7 +424,8 @@ fn bytes((code, jt, jf, k): (u16, u8, u8, u32)) -> [u8; 8] {
 /// Puts a filter into `dir` under the hash of its content, which a shim may read as long as its container lives.
 pub(crate) fn store(dir: &Path, filter: &[u8]) -> io::Result<PathBuf> {
     let path = dir.join(format!("{}.bpf", crate::record::hex(&crate::record::digest(filter)[..16])));
-    if !path.exists() {
+    // One that a power cut left without its content, which is not synced, is written again.
+    if std::fs::read(&path).ok().as_deref() != Some(filter) {
         crate::record::write_atomically(&path, filter)?;
     }
     Ok(path)
