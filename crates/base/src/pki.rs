@@ -487,7 +487,7 @@ pub fn not_after(pem: &str) -> Option<SystemTime> {
 }
 
 /// Whether the certificate is valid now and has a good part of its life left: a fifth of it, at most 90 days.
-fn fresh(pem: &str, now: SystemTime) -> bool {
+pub fn fresh(pem: &str, now: SystemTime) -> bool {
     let Some((start, end)) = with_first(pem, |certificate| {
         (certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp())
     }) else {

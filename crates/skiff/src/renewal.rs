@@ -14,6 +14,9 @@ use std::time::{Duration, SystemTime};
 /// Certificates are renewed weeks before their end: a few looks a day are many.
 const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 
+/// How long before its end a certificate that cannot be renewed is warned of.
+const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// A kubeconfig that is kept usable.
 pub(crate) struct Kept {
     pub(crate) path: PathBuf,
@@ -62,6 +65,19 @@ impl Shown {
     }
 }
 
+/// Files whose certificates end within 30 days although everything was brought in order: somebody has to renew them.
+fn ending(pki: &Pki, now: SystemTime) -> Vec<&'static str> {
+    let all = [
+        ("ca.crt", &pki.ca),
+        ("front-proxy-ca.crt", &pki.front_proxy_ca),
+        ("apiserver.crt", &pki.apiserver.certificate),
+        ("apiserver-kubelet-client.crt", &pki.kubelet_client.certificate),
+        ("front-proxy-client.crt", &pki.front_proxy_client.certificate),
+    ];
+    let soon = |pem: &str| pki::not_after(pem).is_some_and(|end| end < now + WARN_BEFORE);
+    all.into_iter().filter(|(_, pem)| soon(pem)).map(|(file, _)| file).collect()
+}
+
 fn take_up(identity: &Identity, pair: &Pair, shown: &mut String, what: &str) -> anyhow::Result<bool> {
     if *shown == pair.certificate {
         return Ok(false);
@@ -77,6 +93,9 @@ impl Renewal {
     pub(crate) fn turn(&mut self, now: SystemTime) -> anyhow::Result<Vec<String>> {
         let mut renewed = Vec::new();
         let pki = pki::ensure(&self.dir, &self.names, now)?;
+        for file in ending(&pki, now) {
+            tracing::warn!(file, dir = %self.dir.display(), "ends within 30 days, and its authority's key is not here");
+        }
         if take_up(&self.serving, &pki.apiserver, &mut self.shown.serving, "the API server")? {
             renewed.push("apiserver".to_owned());
         }
@@ -104,12 +123,13 @@ impl Renewal {
         let clock = Arc::clone(clock);
         supervisor.spawn_abortable("certificate renewal", OnFailure::Forget, async move {
             loop {
-                clock.sleep(PERIOD).await;
+                // At once the first time: what a start could not renew is to be told then, too.
                 match self.turn(clock.wall()) {
                     Ok(renewed) if renewed.is_empty() => (),
                     Ok(renewed) => tracing::info!(?renewed, "certificates renewed"),
                     Err(error) => tracing::error!(error = format!("{error:#}"), "certificates cannot be renewed"),
                 }
+                clock.sleep(PERIOD).await;
             }
         });
     }
@@ -158,6 +178,9 @@ mod tests {
         let later = now + 300 * day;
         assert_eq!(renewal.turn(later).unwrap(), ["apiserver", "apiserver-kubelet-client", "kubelet", conf.as_str()]);
         assert_eq!(renewal.turn(later).unwrap(), [""; 0]);
+        assert_eq!(ending(&pki, later), [""; 0]);
+        let files = ["apiserver.crt", "apiserver-kubelet-client.crt", "front-proxy-client.crt"];
+        assert_eq!(ending(&pki, now + 340 * day), files, "what was made at first");
         let end = pki::not_after(&renewal.shown.serving).unwrap();
         assert!(end > later + 300 * day, "what is shown is the new one");
     }

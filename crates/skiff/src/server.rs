@@ -95,6 +95,7 @@ async fn serve(config: Config, owners: Owners) -> anyhow::Result<()> {
     let signalled = tokio::select! {
         () = owners.api.token().cancelled() => false,
         () = owners.node.token().cancelled() => false,
+        () = owners.control.token().cancelled() => false,
         () = signalled() => true,
     };
     tracing::info!("shutting down");
@@ -484,8 +485,11 @@ async fn build_api(
         connections,
         admission: {
             let (clock, unknown, api) = (Arc::clone(clock), Arc::clone(&unknown), Arc::clone(&api));
+            let tasks = owner.clone();
             Box::new(move |registry: &Arc<Registry>| {
-                let all = skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &clock);
+                let reader = Arc::clone(registry) as _;
+                let all = skiff_server::admission::default_plugins(&reader, &clock);
+                let all = skiff_server::admission::with_webhooks(all, &reader, &tasks);
                 let (chosen, names) = api.choose_plugins(all);
                 *unknown.lock() = names;
                 chosen

@@ -3,7 +3,7 @@
 //! Flags to options, then clients, then the same start that the server uses; at the end tasks are ended and leases given
 //! back, so that another one need not wait.
 
-use super::serving::{self, Serving, Telling};
+use super::serving::{Certificate, Serving, Telling};
 use super::{
     Election, Place, Said, Spec, accounts::Accounts, controller_manager, kubelet, log_directives, proxy, scheduler,
 };
@@ -301,11 +301,10 @@ impl Alone {
                 self.kubeconfig.authority().context("--client-ca-file is needed: the kubeconfig has none")?.to_vec()
             }
         };
-        let serving = agent::Serving {
-            listener: options.listen.bind("kubelet")?,
-            identity: serving::identity(options.tls.as_ref(), "kubelet", address, &self.clock)?,
-            client_ca,
-        };
+        let certificate = Certificate::take(options.tls, "kubelet", address, self.clock.wall())?;
+        let serving =
+            agent::Serving { listener: options.listen.bind("kubelet")?, identity: certificate.identity(), client_ca };
+        certificate.keep(&self.clock, &self.run);
         let config = agent::Config {
             root: options.root.unwrap_or_else(|| options.data_dir.join("kubelet")),
             data_dir: options.data_dir,

@@ -10,7 +10,7 @@ use skiff_base::clock::SharedClock;
 use skiff_base::health::{Health, Part};
 use skiff_base::metrics::{Collect, Kind, ProcessMetrics, Registry, Text};
 use skiff_base::pki::{self, Pair};
-use skiff_base::task::Supervisor;
+use skiff_base::task::{OnFailure, Supervisor};
 use skiff_client::ClientMetrics;
 use skiff_client::delegated::{Delegated, Denied};
 use skiff_client::leader::LeaderElector;
@@ -20,6 +20,7 @@ use skiff_net::{Body, Peer, Service, ServiceFuture};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// How the API server is reached.
 pub(crate) const CONNECTION: &[Entry] = &[alone("kubeconfig", "How to reach the API server, and as whom.")];
@@ -82,8 +83,9 @@ impl Serving {
         let Some(listen) = &self.listen else { return Ok(None) };
         let listener = listen.bind(name)?;
         let port = listener.local_addr()?.port();
-        let identity = identity(self.tls.as_ref(), name, listen.at.ip(), clock)?;
-        let config = skiff_net::tls::server_config(identity, None, self.http2)?;
+        let certificate = Certificate::take(self.tls.clone(), name, listen.at.ip(), clock.wall())?;
+        let config = skiff_net::tls::server_config(certificate.identity(), None, self.http2)?;
+        certificate.keep(clock, supervisor);
         let mut options = NetOptions { max_connections: 256, ..NetOptions::default() };
         if let Some(streams) = self.max_streams {
             options.max_streams = streams;
@@ -122,24 +124,85 @@ pub(crate) fn read_pair(certificate: &Path, key: &Path) -> anyhow::Result<Pair> 
     Ok(pair)
 }
 
-/// The certificate to show: from files, or made here and signed by nobody.
-pub(crate) fn identity(
-    files: Option<&(PathBuf, PathBuf)>,
-    name: &str,
+/// How often a shown certificate is looked at: what changed in its files, or whether its end comes near.
+const LOOK_PERIOD: Duration = Duration::from_secs(60);
+
+/// A certificate that a component shows: from files, and then what they hold is followed; or made here, signed by nobody,
+/// and made again before it ends (`apiserver/pkg/server/dynamiccertificates`).
+pub(crate) struct Certificate {
+    files: Option<(PathBuf, PathBuf)>,
+    name: &'static str,
     address: IpAddr,
-    clock: &SharedClock,
-) -> anyhow::Result<Arc<Identity>> {
-    if let Some((certificate, key)) = files {
-        let pair = read_pair(certificate, key)?;
-        return Ok(Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?);
+    identity: Arc<Identity>,
+    /// The chain that is shown.
+    shown: String,
+}
+
+impl Certificate {
+    /// The first one to show.
+    pub(crate) fn take(
+        files: Option<(PathBuf, PathBuf)>,
+        name: &'static str,
+        address: IpAddr,
+        now: SystemTime,
+    ) -> anyhow::Result<Self> {
+        let pair = match &files {
+            Some((certificate, key)) => read_pair(certificate, key)?,
+            None => make_pair(name, address, now)?,
+        };
+        let identity = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
+        Ok(Self { files, name, address, identity, shown: pair.certificate })
     }
+
+    /// What is shown, whatever it is by then.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity)
+    }
+
+    /// One look; whether another certificate is shown from now on.
+    fn turn(&mut self, now: SystemTime) -> anyhow::Result<bool> {
+        let pair = match &self.files {
+            Some((certificate, key)) => read_pair(certificate, key)?,
+            None if pki::fresh(&self.shown, now) => return Ok(false),
+            None => make_pair(self.name, self.address, now)?,
+        };
+        if pair.certificate == self.shown {
+            return Ok(false);
+        }
+        self.identity.replace(pair.certificate.as_bytes(), pair.key.as_bytes())?;
+        self.shown = pair.certificate;
+        Ok(true)
+    }
+
+    /// Looks until the end.
+    pub(crate) fn keep(mut self, clock: &SharedClock, supervisor: &Supervisor) {
+        let clock = Arc::clone(clock);
+        supervisor.spawn_abortable("shown certificate", OnFailure::Forget, async move {
+            loop {
+                clock.sleep(LOOK_PERIOD).await;
+                match self.turn(clock.wall()) {
+                    Ok(false) => (),
+                    Ok(true) => tracing::info!(component = self.name, "another certificate is shown"),
+                    // While files are replaced, certificate and key do not fit for a moment.
+                    Err(error) => {
+                        tracing::warn!(
+                            component = self.name,
+                            error = format!("{error:#}"),
+                            "the old certificate stays"
+                        );
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn make_pair(name: &str, address: IpAddr, now: SystemTime) -> Result<Pair, pki::PkiError> {
     let mut ips = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
     if !address.is_unspecified() && !ips.contains(&address) {
         ips.push(address);
     }
-    let names = ["localhost".to_owned(), crate::config::host_name()];
-    let pair = pki::self_signed(name, &names, &ips, clock.wall())?;
-    Ok(Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?)
+    pki::self_signed(name, &["localhost".to_owned(), crate::config::host_name()], &ips, now)
 }
 
 /// What a component tells of itself.
@@ -257,5 +320,47 @@ impl Service for ComponentServer {
         // No answer depends on a body.
         let request = request.map(drop);
         Box::pin(async move { self.answer(&peer, request).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_certificate_of_nobody_is_made_again_before_it_ends() {
+        let now = SystemTime::now();
+        let mut certificate = Certificate::take(None, "kube-scheduler", HERE, now).unwrap();
+        assert!(!certificate.turn(now + 200 * DAY).unwrap());
+        assert!(certificate.turn(now + 300 * DAY).unwrap());
+        assert!(!certificate.turn(now + 400 * DAY).unwrap());
+        assert!(pki::not_after(&certificate.shown).unwrap() > now + 600 * DAY);
+    }
+
+    #[test]
+    fn files_are_followed_and_half_written_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+        let write = |pair: &Pair, key: bool| {
+            std::fs::write(&files.0, &pair.certificate).unwrap();
+            if key {
+                std::fs::write(&files.1, &pair.key).unwrap();
+            }
+        };
+        let now = SystemTime::now();
+        let made = || make_pair("kubelet", HERE, now).unwrap();
+        let (first, second) = (made(), made());
+        write(&first, true);
+        let mut certificate = Certificate::take(Some(files.clone()), "kubelet", HERE, now).unwrap();
+        assert!(!certificate.turn(now).unwrap());
+        write(&second, false);
+        assert!(certificate.turn(now).is_err(), "the key is still the first's");
+        assert_eq!(certificate.shown, first.certificate);
+        write(&second, true);
+        assert!(certificate.turn(now).unwrap());
+        assert_eq!(certificate.shown, second.certificate);
     }
 }
