@@ -76,7 +76,12 @@ pub struct ListOptions {
     pub continue_token: String,
     /// Revision; empty for the newest, `"0"` for any.
     pub resource_version: String,
+    /// A watch begins with everything that is there, ended by a bookmark with [`INITIAL_EVENTS_END`].
+    pub send_initial_events: bool,
 }
+
+/// The annotation on the bookmark that ends the initial events.
+pub const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// One page of a list.
 pub struct ListPage {
@@ -164,6 +169,10 @@ impl Query {
         self.add("resourceVersion", &options.resource_version);
         if options.limit > 0 {
             self.add("limit", &options.limit.to_string());
+        }
+        if options.send_initial_events {
+            self.add("sendInitialEvents", "true");
+            self.add("resourceVersionMatch", "NotOlderThan");
         }
     }
     fn add_write_options(&mut self, options: &WriteOptions) {

@@ -1,7 +1,9 @@
 //! Informers: a local picture of a resource, kept current by list and watch.
 //!
 //! A consumer gets a [`Store`] of *projections* (what it needs of each object, not whole objects) and is told of changes
-//! by handlers that only say "look again": handlers run on the informer's task, in order, and must be quick; they put
+//! by handlers that only say "look again". The first picture comes by the watch itself (`sendInitialEvents`), object by
+//! object, so that the memory it takes is that of the projections and not of all objects at once; a server that cannot
+//! do that is listed. Handlers run on the informer's task, in order, and must be quick; they put
 //! keys on a [`WorkQueue`](crate::WorkQueue). What works after a restart is the only path there is: the first list
 //! makes the same calls as later changes.
 //!
@@ -10,7 +12,7 @@
 //! deleted; after five seconds the caller reads for itself. (Waiting for the whole cache to reach a revision would hang
 //! on resources without traffic.)
 
-use crate::api::{Api, ListOptions, Projection};
+use crate::api::{Api, INITIAL_EVENTS_END, ListOptions, Projection};
 use crate::backoff::Backoff;
 use crate::error::ClientError;
 use parking_lot::RwLock;
@@ -273,14 +275,23 @@ impl<T: Projection> Informer<T> {
         store
     }
 
-    /// Lists, watches, resumes; lists again when the watch cannot be resumed. Never ends.
+    /// Watches, resumes; begins anew when the watch cannot be resumed. Never ends.
     async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         let mut position: Option<String> = None;
+        // Set when the server does not know initial events.
+        let mut lists = false;
         loop {
             let outcome = match position.take() {
-                None => self.list().await.map(Some),
-                Some(from) => self.follow(from, &mut backoff).await,
+                None if lists => self.list().await.map(Some),
+                from => match self.follow(from, &mut backoff).await {
+                    Err(error) if error.api().is_some_and(|api| matches!(api.code(), 400 | 422)) && !lists => {
+                        tracing::debug!(resource = self.api.resource(), %error, "the server knows no initial events");
+                        lists = true;
+                        Ok(None)
+                    }
+                    outcome => outcome,
+                },
             };
             match outcome {
                 Ok(next) => position = next,
@@ -293,37 +304,58 @@ impl<T: Projection> Informer<T> {
         }
     }
 
+    fn known(&self) -> BTreeSet<ObjectKey> {
+        self.store.contents.read().items.keys().cloned().collect()
+    }
+
     /// Takes in the whole list; returns the revision to watch from.
     async fn list(&self) -> Result<String, ClientError> {
         let mut options = self.list_options();
         options.resource_version = "0".to_owned();
         let page = self.api.list(&options).await?;
-        let mut gone: BTreeSet<ObjectKey> = self.store.contents.read().items.keys().cloned().collect();
+        let mut gone = self.known();
         for object in &page.items {
             let key = key_of(object.tree());
             gone.remove(&key);
             self.take_in(key, object);
         }
-        for key in gone {
-            self.forget(&key);
-        }
+        self.complete(gone);
         self.advance(page.resource_version.parse().unwrap_or(0));
-        self.store.synced.send_replace(true);
         Ok(page.resource_version)
     }
 
-    /// Watches from `from` until the stream ends. Returns where to resume, or `None` to list again.
-    async fn follow(&self, from: String, backoff: &mut Backoff) -> Result<Option<String>, ClientError> {
+    /// The first picture is whole: what it did not hold is gone.
+    fn complete(&self, gone: BTreeSet<ObjectKey>) {
+        for key in gone {
+            self.forget(&key);
+        }
+        self.store.synced.send_replace(true);
+    }
+
+    /// Watches from `from`, or from a new picture of everything, until the stream ends. Returns where to resume, or
+    /// `None` to begin anew.
+    async fn follow(&self, from: Option<String>, backoff: &mut Backoff) -> Result<Option<String>, ClientError> {
         let mut options = self.list_options();
-        options.resource_version.clone_from(&from);
+        // While the first picture is not whole: what was known before and has not come yet.
+        let mut missing = match &from {
+            Some(from) => {
+                options.resource_version.clone_from(from);
+                None
+            }
+            None => {
+                options.send_initial_events = true;
+                Some(self.known())
+            }
+        };
         let mut stream = match self.api.watch(&options).await {
             Ok(stream) => stream,
             Err(error) if error.is_expired() => return Ok(None),
+            Err(error) if from.is_none() => return Err(error),
             Err(error) => {
                 let wait = backoff.next_wait();
                 tracing::debug!(resource = self.api.resource(), %error, ?wait, "watch tries again");
                 self.store.clock.sleep(wait).await;
-                return Ok(Some(from));
+                return Ok(from);
             }
         };
         let mut position = from;
@@ -337,18 +369,32 @@ impl<T: Projection> Informer<T> {
             moved = true;
             backoff.reset();
             let tree = change.object.tree();
-            tree.str_at(&["metadata", "resourceVersion"]).clone_into(&mut position);
             match change.kind {
-                ChangeKind::Added | ChangeKind::Modified => self.take_in(key_of(tree), &change.object),
+                ChangeKind::Added | ChangeKind::Modified => {
+                    let key = key_of(tree);
+                    if let Some(missing) = &mut missing {
+                        missing.remove(&key);
+                    }
+                    self.take_in(key, &change.object);
+                }
                 ChangeKind::Deleted => self.forget(&key_of(tree)),
-                ChangeKind::Bookmark => (),
+                ChangeKind::Bookmark => {
+                    if tree.str_at(&["metadata", "annotations", INITIAL_EVENTS_END]) == "true"
+                        && let Some(gone) = missing.take()
+                    {
+                        self.complete(gone);
+                    }
+                }
             }
-            self.advance(resource_version(tree));
+            if missing.is_none() {
+                position = Some(tree.str_at(&["metadata", "resourceVersion"]).to_owned());
+                self.advance(resource_version(tree));
+            }
         }
         if !moved {
             self.store.clock.sleep(backoff.next_wait()).await;
         }
-        Ok(Some(position))
+        Ok(position)
     }
 
     fn list_options(&self) -> ListOptions {
@@ -413,4 +459,80 @@ impl<T: Projection> Informer<T> {
 fn key_of(tree: &Value) -> ObjectKey {
     let (namespace, name) = crate::api::namespace_and_name(tree);
     ObjectKey::new(namespace, name)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::api::{Client, Tree};
+    use crate::transport::{Transport, TransportFuture};
+    use parking_lot::Mutex;
+    use skiff_base::clock::SystemClock;
+    use skiff_net::Body;
+    use std::collections::VecDeque;
+
+    /// Answers one request after the other, if each asks for what is expected; the last one stays open.
+    struct Script(Mutex<VecDeque<(&'static str, u16, String)>>);
+
+    impl Transport for Script {
+        fn send(&self, request: http::Request<Body>) -> TransportFuture<'_> {
+            let next = self.0.lock().pop_front();
+            Box::pin(async move {
+                let Some((asked, status, body)) = next else { return std::future::pending().await };
+                let uri = request.uri().to_string();
+                assert!(uri.contains(asked), "{uri} instead of {asked}");
+                Ok(http::Response::builder().status(status).body(Body::from(body.into_bytes())).unwrap())
+            })
+        }
+    }
+
+    fn frame(kind: &str, name: &str, revision: u64) -> String {
+        let end = if name.is_empty() { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
+        let metadata = format!(r#"{{"name":"{name}","uid":"{name}","resourceVersion":"{revision}"{end}}}"#);
+        format!("{{\"type\":\"{kind}\",\"object\":{{\"metadata\":{metadata}}}}}\n")
+    }
+    async fn run(script: Vec<(&'static str, u16, String)>, until: &[&str]) {
+        let transport = Arc::new(Script(Mutex::new(script.into())));
+        let api = Client::new(transport, "test").all("", "v1", "nodes");
+        let store = Informer::<Tree>::new(api, InformerOptions::default(), SystemClock::shared())
+            .spawn(&Supervisor::new("test"));
+        let names = || {
+            let mut names: Vec<String> = store.list().iter().map(|item| item.key.name.to_string()).collect();
+            names.sort();
+            names
+        };
+        let started = std::time::Instant::now();
+        while names() != until || !store.is_synced() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{:?}", names());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_picture_comes_by_the_watch_and_what_is_missing_from_the_next_is_gone() {
+        let first = [frame("ADDED", "a", 1), frame("ADDED", "b", 2), frame("BOOKMARK", "", 5)].concat();
+        let gone = r#"{"kind":"Status","status":"Failure","reason":"Expired","code":410,"message":"old"}"#;
+        let again = [frame("ADDED", "b", 2), frame("BOOKMARK", "", 9), frame("ADDED", "c", 10)].concat();
+        let script = vec![
+            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", 200, first),
+            ("resourceVersion=5", 410, gone.to_owned()),
+            ("sendInitialEvents=true", 200, again),
+            ("resourceVersion=10", 200, frame("DELETED", "b", 11)),
+        ];
+        run(script, &["c"]).await;
+    }
+
+    #[tokio::test]
+    async fn a_server_without_initial_events_is_listed() {
+        let refused = r#"{"kind":"Status","status":"Failure","reason":"Invalid","code":422,"message":"no"}"#;
+        let list = r#"{"kind":"NodeList","apiVersion":"v1","metadata":{"resourceVersion":"7"},
+            "items":[{"metadata":{"name":"a","uid":"a","resourceVersion":"3"}}]}"#;
+        let script = vec![
+            ("sendInitialEvents=true", 422, refused.to_owned()),
+            ("nodes?resourceVersion=0", 200, list.to_owned()),
+            ("resourceVersion=7", 200, frame("ADDED", "b", 8)),
+        ];
+        run(script, &["a", "b"]).await;
+    }
 }
