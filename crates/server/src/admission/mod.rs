@@ -19,9 +19,11 @@ mod small;
 #[cfg(test)]
 mod testing;
 mod tolerations;
+pub(crate) mod webhooks;
 
 pub use certificates::certificate_plugins;
 pub use order::default_plugins;
+pub use webhooks::{Reinvocation, with_webhooks};
 
 use crate::kinds::Resource;
 use crate::request::RequestContext;
@@ -65,6 +67,8 @@ pub struct Attributes<'a> {
     pub options: Option<Value>,
     /// For `Warning:` headers.
     pub warnings: Warnings,
+    /// For the second pass of those that change objects.
+    pub reinvocation: Reinvocation,
 }
 
 /// What plug-ins tell the client although they let it pass; those that only look may, too.

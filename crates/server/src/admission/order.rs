@@ -3,9 +3,11 @@
 //! NodeRestriction and DenyServiceExternalIPs are on as well, unlike upstream: a cluster that leaves them out is open in
 //! known ways.
 //!
-//! [`super::certificate_plugins`] stand beside them, because they ask the authorizers.
+//! [`super::certificate_plugins`] stand beside them, because they ask the authorizers, and [`super::with_webhooks`] puts
+//! in those that ask others.
 //!
-//! Not here yet, of those that upstream runs unless told otherwise: ClusterTrustBundleAttest, PodTopologyLabels, and the four for policies and webhooks (their objects are refused).
+//! Not here yet, of those that upstream runs unless told otherwise: ClusterTrustBundleAttest, PodTopologyLabels, and the two
+//! for policies (their objects are refused).
 
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;

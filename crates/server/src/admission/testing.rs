@@ -100,7 +100,14 @@ impl Case {
             old: self.old.clone(),
             options: None,
             warnings: Warnings::default(),
+            reinvocation: Default::default(),
         }
+    }
+
+    /// What `look` finds in the write as plug-ins get it.
+    pub(super) fn with_attributes<T>(&self, look: impl FnOnce(&Attributes<'_>) -> T) -> T {
+        let context = self.context();
+        look(&self.attributes(&context))
     }
 
     /// What mutating admission makes of the object; null for deletes.

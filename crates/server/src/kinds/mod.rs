@@ -28,6 +28,7 @@ mod table;
 pub(crate) mod tree;
 mod unbuilt;
 mod warnings;
+mod webhooks;
 mod workloads;
 
 use crate::request::RequestContext;

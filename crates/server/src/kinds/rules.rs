@@ -2,7 +2,7 @@
 
 use super::core::{defaults as core, pod, prepare as prep, service_validation, validation as rest};
 use super::strategy::{Rules, View};
-use super::{autoscaling, flow_control, networking, storage, warnings};
+use super::{autoscaling, flow_control, networking, storage, warnings, webhooks};
 use super::{defaults as groups, groups as validation, jobs, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
@@ -40,10 +40,10 @@ kinds! { rules:
     "" "services" => { warnings: warnings::service, validate: service_validation::validate, validate_update: service_validation::validate_update, views: &[("status", View { validate_update: service_validation::validate_status, ..View::PLAIN })], update: prep::service_update, create_on_update: true, default: |_, object| core::service(object), name: names::label },
     "admissionregistration.k8s.io" "mutatingadmissionpolicies" => { default: |_, object| groups::admission_policy(object) },
     "admissionregistration.k8s.io" "mutatingadmissionpolicybindings" => { default: |_, object| groups::admission_policy_binding(object) },
-    "admissionregistration.k8s.io" "mutatingwebhookconfigurations" => { unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
+    "admissionregistration.k8s.io" "mutatingwebhookconfigurations" => { validate: webhooks::validate, validate_update: webhooks::validate_update, unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
     "admissionregistration.k8s.io" "validatingadmissionpolicies" => { unconditional_update: false, default: |_, object| groups::admission_policy(object) },
     "admissionregistration.k8s.io" "validatingadmissionpolicybindings" => { default: |_, object| groups::admission_policy_binding(object) },
-    "admissionregistration.k8s.io" "validatingwebhookconfigurations" => { unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
+    "admissionregistration.k8s.io" "validatingwebhookconfigurations" => { validate: webhooks::validate, validate_update: webhooks::validate_update, unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
     "apiextensions.k8s.io" "customresourcedefinitions" => { unconditional_update: false, default: |_, object| groups::custom_resource_definition(object) },
     "apiregistration.k8s.io" "apiservices" => { unconditional_update: false, default: |_, object| groups::api_service(object) },
     "apps" "daemonsets" => { warnings: pod::warnings::template, validate: workloads::daemon_set, validate_update: workloads::daemon_set_update, views: &[("status", View { validate_update: workloads::daemon_set_status, ..View::PLAIN })], create: prepare::daemon_set_create, update: prepare::daemon_set_update, default: |_, object| groups::daemon_set(object) },

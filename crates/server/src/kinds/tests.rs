@@ -172,10 +172,8 @@ fn kinds_without_effect_are_refused_or_say_so() {
         [
             "mutatingadmissionpolicies",
             "mutatingadmissionpolicybindings",
-            "mutatingwebhookconfigurations",
             "validatingadmissionpolicies",
             "validatingadmissionpolicybindings",
-            "validatingwebhookconfigurations",
         ]
     );
     // Only ever shorter.

@@ -123,16 +123,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
 const REFUSALS: &[(&str, &str, &str)] = &[
     (
         "admissionregistration.k8s.io",
-        "mutatingwebhookconfigurations",
-        "admission webhooks are not built yet, so this configuration would have no effect",
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "validatingwebhookconfigurations",
-        "admission webhooks are not built yet, so this configuration would have no effect",
-    ),
-    (
-        "admissionregistration.k8s.io",
         "mutatingadmissionpolicies",
         "admission policies are not built yet, so this policy would have no effect",
     ),

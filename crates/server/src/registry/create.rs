@@ -49,6 +49,12 @@ impl Registry {
         for plugin in self.plugins().iter().filter(|plugin| plugin.handles(operation)) {
             plugin.admit(attributes).await?;
         }
+        // A webhook has changed something: what runs before it sees that, too (`NewReinvocationHandler`).
+        if attributes.reinvocation.begin_second_pass() {
+            for plugin in self.plugins().iter().filter(|plugin| plugin.handles(operation)) {
+                plugin.admit(attributes).await?;
+            }
+        }
         Ok(())
     }
 
@@ -100,6 +106,7 @@ impl Registry {
             old: None,
             options: write.options.clone(),
             warnings: Warnings::default(),
+            reinvocation: Default::default(),
         };
         self.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();

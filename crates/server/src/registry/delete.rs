@@ -115,6 +115,7 @@ impl Registry {
                 old: Some(Arc::clone(&tree)),
                 options: write.options.clone(),
                 warnings: Warnings::default(),
+                reinvocation: Default::default(),
             };
             if admission {
                 self.admit(&mut attributes).await?;

@@ -86,6 +86,7 @@ impl Registry {
             old: Some(Arc::clone(old)),
             options: write.options.clone(),
             warnings: Warnings::default(),
+            reinvocation: Default::default(),
         };
         self.admit(&mut attributes).await?;
         let mut object = attributes.object.take().unwrap_or_default();

@@ -13,4 +13,5 @@ mod pressure;
 mod proxy;
 mod services;
 mod verbs;
+mod webhooks;
 mod whole;
