@@ -4,7 +4,7 @@ use super::negotiate::Format;
 use super::respond::Scope;
 use super::wire;
 use crate::kinds::Version;
-use skiff_machinery::codec::{self, FieldValidation, json};
+use skiff_machinery::codec::{self, FieldValidation, json, protobuf};
 use skiff_machinery::schema::structural::coerce_metadata;
 use skiff_machinery::schema::{StructRef, Type, builtin};
 use skiff_machinery::{ApiError, GroupVersion, Value};
@@ -22,8 +22,8 @@ pub(super) fn body(
     let (bytes, found) = match format {
         Format::Protobuf => {
             let envelope = envelope(bytes).map_err(|why| unrecognized(kind, &why, bytes))?;
-            let found = (envelope.api_version.to_owned(), envelope.kind.to_owned());
-            (envelope.message, found)
+            let found = (envelope.api_version.into_owned(), envelope.kind.into_owned());
+            (envelope.raw, found)
         }
         Format::Json => (bytes, type_meta(bytes)),
         Format::Yaml => return yaml_body(bytes, kind, version, validation),
@@ -128,17 +128,17 @@ pub(super) fn another_kind(found_version: &str, found_kind: &str, group: &str, k
 }
 
 /// Opens the envelope; what upstream's serializer says when there is none.
-fn envelope(bytes: &[u8]) -> Result<wire::Envelope<'_>, String> {
+fn envelope(bytes: &[u8]) -> Result<protobuf::Envelope<'_>, String> {
     if bytes.is_empty() {
         return Err("empty data".to_owned());
     }
-    if !bytes.starts_with(wire::PROTOBUF_MAGIC) {
+    if !protobuf::is_enveloped(bytes) {
         return Err("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]".to_owned());
     }
-    if bytes.len() == wire::PROTOBUF_MAGIC.len() {
+    if bytes.len() == protobuf::MAGIC.len() {
         return Err("empty body".to_owned());
     }
-    wire::open_envelope(bytes).ok_or_else(|| "unexpected EOF".to_owned())
+    protobuf::Envelope::open(bytes).map_err(|_| "unexpected EOF".to_owned())
 }
 
 fn is_object(bytes: &[u8]) -> bool {

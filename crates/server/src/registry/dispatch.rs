@@ -19,7 +19,7 @@ use crate::request::options::{self, DeleteOptions, ListOptions, WriteOptions};
 use http::header::{ACCEPT_ENCODING, USER_AGENT};
 use http::{Response, StatusCode};
 use parking_lot::Mutex;
-use skiff_machinery::codec::FieldValidation;
+use skiff_machinery::codec::{FieldValidation, protobuf};
 use skiff_machinery::error::Details;
 use skiff_machinery::schema::{StructRef, Type, builtin};
 use skiff_machinery::{ApiError, Reason, Value};
@@ -357,10 +357,10 @@ impl Registry {
         let schema = builtin::by_kind("", "v1", "DeleteOptions")
             .map_or(Type::Json, |found| Type::Struct(StructRef::Builtin(found)));
         let tree = match format {
-            Format::Protobuf => super::wire::open_envelope(&asked.body)
-                .ok_or_else(|| ApiError::bad_request("the options are not in a protobuf envelope"))
+            Format::Protobuf => protobuf::Envelope::open(&asked.body)
+                .map_err(|_| ApiError::bad_request("the options are not in a protobuf envelope"))
                 .and_then(|envelope| {
-                    super::wire::decode_message(envelope.message, &schema)
+                    super::wire::decode_message(envelope.raw, &schema)
                         .map_err(|error| ApiError::bad_request(error.to_string()))
                 })?,
             Format::Yaml => {

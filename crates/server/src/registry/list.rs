@@ -20,6 +20,7 @@ use http::header::{CONTENT_ENCODING, HeaderValue, VARY};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use skiff_machinery::ApiError;
+use skiff_machinery::codec::protobuf;
 use skiff_machinery::object::InProcessList;
 use skiff_net::Body;
 use skiff_store::{KeyRange, RangeRequest, Revision, StoreError};
@@ -266,16 +267,19 @@ pub(super) async fn list_answer(scope: &Scope, page: Page, answer: ListAnswer) -
             ListBody::bytes(respond::text_as(table.finish(&page.meta), format)?)
         }
         (Shape::Metadata, Format::Protobuf) => {
-            let mut items = Vec::with_capacity(page.entries.len());
+            let mut items: Vec<Vec<u8>> = Vec::with_capacity(page.entries.len());
             for entry in &page.entries {
                 let metadata = respond::metadata_message(scope, entry).await?;
                 let mut item = Vec::with_capacity(metadata.len() + 8);
                 wire::put_field(&mut item, 1, &metadata);
-                items.push(Bytes::from(item));
+                items.push(item);
             }
-            let mut message = list_meta_message(&page.meta);
-            items.iter().for_each(|item| wire::put_field(&mut message, 2, item));
-            ListBody::bytes(wire::envelope("meta.k8s.io/v1", "PartialObjectMetadataList", &message).into())
+            let lengths = items.iter().map(Vec::len);
+            let meta = page.meta.tree();
+            let mut list = protobuf::list_head("meta.k8s.io/v1", "PartialObjectMetadataList", &meta, lengths);
+            items.iter().for_each(|item| wire::put_field(&mut list, 2, item));
+            list.extend_from_slice(protobuf::list_tail());
+            ListBody::bytes(list.into())
         }
         (_, Format::Protobuf) => protobuf_list(scope, page).await?,
         (_, Format::Json | Format::Yaml) => {
@@ -329,20 +333,6 @@ fn custom_tail(scope: &Scope, meta: &ListMeta) -> Vec<u8> {
     .into_bytes()
 }
 
-fn list_meta_message(meta: &ListMeta) -> Vec<u8> {
-    let mut list_meta = Vec::new();
-    wire::put_field(&mut list_meta, 1, b"");
-    wire::put_field(&mut list_meta, 2, meta.revision.to_string().as_bytes());
-    wire::put_field(&mut list_meta, 3, meta.continue_token.as_bytes());
-    if let Some(remaining) = meta.remaining {
-        list_meta.push(4 << 3);
-        wire::put_varint(&mut list_meta, remaining.unsigned_abs());
-    }
-    let mut message = Vec::with_capacity(list_meta.len() + 4);
-    wire::put_field(&mut message, 1, &list_meta);
-    message
-}
-
 async fn encodings(scope: &Scope, entries: &[Arc<Entry>], media: Media) -> Result<Vec<Arc<Encoding>>, ApiError> {
     let mut all = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -354,17 +344,11 @@ async fn encodings(scope: &Scope, entries: &[Arc<Entry>], media: Media) -> Resul
 /// A protobuf list. Its envelope says how long it is, so all encodings are there before it begins.
 async fn protobuf_list(scope: &Scope, page: Page) -> Result<ListBody, ApiError> {
     let items = encodings(scope, &page.entries, Media::Protobuf).await?;
-    let meta = list_meta_message(&page.meta);
     let api_version = scope.version().group_version.to_string();
-    let size: usize = items.iter().map(|item| wire::field_length((item.parts.end - item.parts.body) as usize)).sum();
-    let mut head = wire::PROTOBUF_MAGIC.to_vec();
-    let mut type_meta = Vec::new();
-    wire::put_field(&mut type_meta, 1, api_version.as_bytes());
-    wire::put_field(&mut type_meta, 2, scope.resource.list_kind.as_bytes());
-    wire::put_field(&mut head, 1, &type_meta);
-    wire::put_tag(&mut head, 2, meta.len() + size);
-    head.extend_from_slice(&meta);
-    let tail = vec![3 << 3 | 2, 0, 4 << 3 | 2, 0];
+    let lengths = || items.iter().map(|item| (item.parts.end - item.parts.body) as usize);
+    let size: usize = lengths().map(wire::field_length).sum();
+    let head = protobuf::list_head(&api_version, &scope.resource.list_kind, &page.meta.tree(), lengths());
+    let tail = protobuf::list_tail().to_vec();
     let length = head.len() + size + tail.len();
     Ok(ListBody {
         head: Some(head),

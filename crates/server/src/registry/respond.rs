@@ -7,6 +7,7 @@ use crate::kinds::Resource;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use skiff_machinery::codec::protobuf;
 use skiff_machinery::schema::{StructRef, StructType, Type, builtin};
 use skiff_machinery::{ApiError, Map, Value, codec};
 use skiff_net::Body;
@@ -105,7 +106,7 @@ pub(super) async fn object_bytes(
             let metadata = metadata_message(scope, entry).await?;
             let mut message = Vec::with_capacity(metadata.len() + 8);
             wire::put_field(&mut message, 1, &metadata);
-            return Ok(wire::envelope("meta.k8s.io/v1", "PartialObjectMetadata", &message).into());
+            return Ok(protobuf::seal("meta.k8s.io/v1", "PartialObjectMetadata", &message).into());
         }
         (Shape::Metadata, format) => {
             let encoding = entry.encoding(codec, scope.slot, Media::Json).await?;

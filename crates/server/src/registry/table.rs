@@ -6,7 +6,7 @@ use super::cache::{Entry, Media};
 use super::respond::{self, Scope};
 use crate::kinds::Column;
 use skiff_machinery::codec::json;
-use skiff_machinery::{ApiError, Value};
+use skiff_machinery::{ApiError, Value, object};
 use skiff_store::Revision;
 
 /// `includeObject` of `TableOptions`.
@@ -50,6 +50,15 @@ pub(super) struct ListMeta {
 }
 
 impl ListMeta {
+    /// As an object tree.
+    pub(super) fn tree(&self) -> Value {
+        let mut tree =
+            object! { "resourceVersion": self.revision.to_string(), "continue": self.continue_token.as_str() };
+        if let (Some(remaining), Some(tree)) = (self.remaining, tree.as_object_mut()) {
+            tree.insert("remainingItemCount", remaining);
+        }
+        tree
+    }
     /// As JSON; tokens are base64 and need no escapes.
     pub(super) fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"resourceVersion\":\"");

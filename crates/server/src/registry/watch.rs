@@ -20,7 +20,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use parking_lot::Mutex;
-use skiff_machinery::codec::json;
+use skiff_machinery::codec::{json, protobuf};
 use skiff_machinery::object::{Change, ChangeKind, ChangeSource, InProcessWatch, Object};
 use skiff_machinery::schema::{StructRef, Type, builtin};
 use skiff_machinery::{ApiError, Map, Value};
@@ -387,7 +387,7 @@ impl Framer {
                 let metadata = if moved { wire::with_revision(&metadata, revision) } else { metadata.to_vec() };
                 let mut message = Vec::new();
                 wire::put_field(&mut message, 1, &metadata);
-                protobuf_frame(name, &wire::envelope("meta.k8s.io/v1", "PartialObjectMetadata", &message), out);
+                protobuf_frame(name, &protobuf::seal("meta.k8s.io/v1", "PartialObjectMetadata", &message), out);
             }
             (shape, Media::Json) => {
                 let encoding = entry.encoding(codec, self.scope.slot, Media::Json).await?;
@@ -451,7 +451,7 @@ fn bookmark_tree(scope: &Scope, revision: Revision, initial_end: bool) -> Value 
 fn partial_message(encoding: &Encoding) -> Vec<u8> {
     let mut message = Vec::new();
     wire::put_field(&mut message, 1, encoding.slice(encoding.parts.metadata));
-    wire::envelope("meta.k8s.io/v1", "PartialObjectMetadata", &message)
+    protobuf::seal("meta.k8s.io/v1", "PartialObjectMetadata", &message)
 }
 
 fn json_frame(kind: &str, object: &[u8], out: &mut Vec<u8>) {
@@ -464,12 +464,8 @@ fn json_frame(kind: &str, object: &[u8], out: &mut Vec<u8>) {
 
 /// Four bytes of length, then a bare `WatchEvent` whose object stands in an envelope.
 fn protobuf_frame(kind: &str, object: &[u8], out: &mut Vec<u8>) {
-    let raw = wire::field_length(object.len());
-    let length = wire::field_length(kind.len()) + wire::field_length(raw);
-    out.extend_from_slice(&u32::try_from(length).expect("objects are smaller than 4 GiB").to_be_bytes());
-    wire::put_field(out, 1, kind.as_bytes());
-    wire::put_tag(out, 2, raw);
-    wire::put_field(out, 1, object);
+    out.extend_from_slice(&protobuf::watch_event_head(kind, object.len()));
+    out.extend_from_slice(object);
 }
 
 type FrameStream = Pin<Box<dyn Stream<Item = Vec<u8>> + Send>>;

@@ -7,9 +7,6 @@ use skiff_machinery::Value;
 use skiff_machinery::codec::{DecodeError, Decoded, FieldValidation, json, protobuf, yaml};
 use skiff_machinery::schema::{StructRef, StructType, Type};
 
-/// What upstream's protobuf objects begin with.
-pub const PROTOBUF_MAGIC: &[u8; 4] = b"k8s\0";
-
 fn structure(ty: &Type) -> Option<&StructType> {
     match ty {
         // Custom resources are generic trees: sorted when written, checked by their own schema when read.
@@ -68,70 +65,20 @@ pub fn add_seconds(time: &str, seconds: i64) -> String {
     later.map_or_else(|| time.to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// An object in upstream's envelope: `k8s\0`, then `runtime.Unknown` with type meta and the message.
+/// An object in upstream's envelope, with a type meta that its tree need not have.
 pub fn encode_protobuf(tree: &Value, schema: &Type, api_version: &str, kind: &str) -> Vec<u8> {
     let Some(ty) = structure(schema) else { return encode_json(tree, schema) };
-    envelope(api_version, kind, &protobuf::encode(tree, ty))
-}
-
-/// Puts a message into the envelope.
-pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
-    let type_meta = field_length(api_version.len()) + field_length(kind.len());
-    let mut out = Vec::with_capacity(4 + field_length(type_meta) + field_length(message.len()) + 4);
-    out.extend_from_slice(PROTOBUF_MAGIC);
-    put_tag(&mut out, 1, type_meta);
-    put_field(&mut out, 1, api_version.as_bytes());
-    put_field(&mut out, 2, kind.as_bytes());
-    put_field(&mut out, 2, message);
-    // contentEncoding and contentType are always written.
-    out.extend_from_slice(&[3 << 3 | 2, 0, 4 << 3 | 2, 0]);
-    out
-}
-
-/// Type meta and message of an object in the envelope.
-pub struct Envelope<'a> {
-    /// `apiVersion`.
-    pub api_version: &'a str,
-    /// `kind`.
-    pub kind: &'a str,
-    /// The message.
-    pub message: &'a [u8],
-}
-
-/// Opens the envelope.
-pub fn open_envelope(bytes: &[u8]) -> Option<Envelope<'_>> {
-    let unknown = bytes.strip_prefix(PROTOBUF_MAGIC)?;
-    let mut envelope = Envelope { api_version: "", kind: "", message: &[] };
-    for field in fields(unknown) {
-        let (number, start, end) = field?;
-        let value = &unknown[start..end];
-        match number {
-            1 => {
-                for inner in fields(value) {
-                    let (number, start, end) = inner?;
-                    let text = std::str::from_utf8(&value[start..end]).ok()?;
-                    match number {
-                        1 => envelope.api_version = text,
-                        2 => envelope.kind = text,
-                        _ => {}
-                    }
-                }
-            }
-            2 => envelope.message = value,
-            _ => {}
-        }
-    }
-    Some(envelope)
+    protobuf::seal(api_version, kind, &protobuf::encode(tree, ty))
 }
 
 /// A stored value: protobuf in its envelope, or JSON. `schema` says what an `apiVersion` looks like.
 pub fn decode_stored(bytes: &[u8], schema: impl Fn(&str) -> Type) -> Result<(String, Value), String> {
-    if bytes.starts_with(PROTOBUF_MAGIC) {
-        let envelope = open_envelope(bytes).ok_or("its protobuf envelope is damaged")?;
-        let ty = schema(envelope.api_version);
+    if protobuf::is_enveloped(bytes) {
+        let envelope = protobuf::Envelope::open(bytes).map_err(|_| "its protobuf envelope is damaged")?;
+        let ty = schema(&envelope.api_version);
         let ty = structure(&ty).ok_or_else(|| format!("no schema of {} is known", envelope.api_version))?;
-        let tree = protobuf::decode(envelope.message, ty).map_err(|error| error.to_string())?;
-        return Ok((envelope.api_version.to_owned(), tree));
+        let tree = protobuf::decode(envelope.raw, ty).map_err(|error| error.to_string())?;
+        return Ok((envelope.api_version.into_owned(), tree));
     }
     let api_version =
         json_string_field(bytes, "apiVersion").ok_or("it is neither protobuf nor a JSON object with an apiVersion")?;
@@ -370,7 +317,7 @@ fn find_field(bytes: &[u8], wanted: u64) -> Option<(usize, usize)> {
 
 /// Where the parts of an object in the envelope are. `None` without `metadata`.
 pub fn protobuf_parts(bytes: &[u8]) -> Option<Parts> {
-    let unknown = bytes.strip_prefix(PROTOBUF_MAGIC)?;
+    let unknown = bytes.strip_prefix(protobuf::MAGIC)?;
     let (start, end) = find_field(unknown, 2)?;
     let (start, end) = (start + 4, end + 4);
     let message = &bytes[start..end];
@@ -399,13 +346,13 @@ pub fn with_revision(metadata: &[u8], revision: i64) -> Vec<u8> {
 
 /// A whole object in its envelope under another resource version.
 pub fn envelope_with_revision(encoding: &super::cache::Encoding, revision: i64) -> Option<Vec<u8>> {
-    let envelope = open_envelope(&encoding.bytes)?;
-    let (start, end) = find_field(envelope.message, 1)?;
-    let metadata = with_revision(&envelope.message[start..end], revision);
-    let mut message = Vec::with_capacity(envelope.message.len() + 8);
+    let envelope = protobuf::Envelope::open(&encoding.bytes).ok()?;
+    let (start, end) = find_field(envelope.raw, 1)?;
+    let metadata = with_revision(&envelope.raw[start..end], revision);
+    let mut message = Vec::with_capacity(envelope.raw.len() + 8);
     put_field(&mut message, 1, &metadata);
-    message.extend_from_slice(&envelope.message[end..]);
-    Some(self::envelope(envelope.api_version, envelope.kind, &message))
+    message.extend_from_slice(&envelope.raw[end..]);
+    Some(protobuf::seal(&envelope.api_version, &envelope.kind, &message))
 }
 
 #[cfg(test)]
@@ -434,18 +381,15 @@ mod tests {
     }
 
     #[test]
-    fn opens_its_own_envelope() {
+    fn finds_the_parts_of_protobuf() {
         // metadata (1) with resourceVersion (6) "42", then an empty field 2.
         let message = [0x0a, 4, 0x32, 2, b'4', b'2', 0x12, 0];
-        let bytes = envelope("apps/v1", "Deployment", &message);
-        let opened = open_envelope(&bytes).unwrap();
-        assert_eq!((opened.api_version, opened.kind, opened.message), ("apps/v1", "Deployment", &message[..]));
+        let bytes = protobuf::seal("apps/v1", "Deployment", &message);
         let parts = protobuf_parts(&bytes).unwrap();
         assert_eq!(&bytes[parts.resource_version.0 as usize..parts.resource_version.1 as usize], b"42");
         assert_eq!(&bytes[parts.body as usize..parts.end as usize], message);
         for cut in 0..bytes.len() {
             protobuf_parts(&bytes[..cut]);
-            open_envelope(&bytes[..cut]);
         }
     }
 }
