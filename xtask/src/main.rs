@@ -1,13 +1,16 @@
 //! Makes the generated, committed files of the workspace from the pinned upstream inputs.
 //!
-//! `cargo xtask test` runs the whole suite; `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`,
+//! `cargo xtask test` runs the whole suite, `cargo xtask tools` makes what only its black-box tests call; `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`,
 //! `cargo xtask reference` the tables of gates and flags in `crates/base`, `cargo xtask etcd` the messages of
 //! `crates/store/etcd`.
+
+#![expect(clippy::print_stderr, reason = "a tool for people at a terminal")]
 
 mod etcd;
 mod reference;
 mod schema;
 mod suite;
+mod tools;
 
 use anyhow::{Context, bail};
 use std::path::PathBuf;
@@ -25,6 +28,10 @@ fn main() -> anyhow::Result<()> {
         Some("reference") => reference::generate(&upstream, &root),
         Some("etcd") => etcd::generate(&root),
         Some("test") => suite::run(&root, &std::env::args().skip(2).collect::<Vec<_>>()),
-        other => bail!("usage: cargo xtask test|schema|reference|etcd (got {other:?})"),
+        Some("tools") => {
+            tools::make(&root, &tools::target(&root));
+            Ok(())
+        }
+        other => bail!("usage: cargo xtask test|tools|schema|reference|etcd (got {other:?})"),
     }
 }

@@ -1,27 +1,41 @@
 //! `cargo xtask test`: what the README and CI call. Installs what the tests need where that is possible, then runs all.
 
+use crate::tools;
 use anyhow::{Context, bail};
 use std::path::Path;
 use std::process::Command;
 
 /// Debian packages by what the tests look for. Tests that miss one say "skipped: why".
-const NEEDED: [(&str, &str); 4] = [
+const NEEDED: [(&str, &str); 5] = [
     ("/bin/busybox", "busybox-static"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/sbin/ip", "iproute2"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
 ];
 
 /// Runs the whole suite; an error when anything failed.
-pub fn run(root: &Path, extra: &[String]) -> anyhow::Result<()> {
+pub(crate) fn run(root: &Path, extra: &[String]) -> anyhow::Result<()> {
     install_missing();
-    let status = Command::new(env!("CARGO"))
-        .current_dir(root)
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .args(extra)
-        .status()
-        .context("starting cargo test")?;
-    if !status.success() {
+    let target = tools::target(root);
+    // Built by `cargo test` itself, for the tests of its package; the black-box tests need not build it again.
+    let profile = if extra.iter().any(|argument| argument == "--release") { "release" } else { "debug" };
+    let executable = target.join("x86_64-unknown-linux-gnu").join(profile).join("skiff");
+    let cargo = |arguments: &[&str]| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(root).args(arguments).args(extra);
+        cargo
+    };
+    // Beside the first part of the build, which waits for single crates; after it both cores are busy.
+    let compiled = std::thread::scope(|scope| {
+        scope.spawn(|| tools::make(root, &target));
+        cargo(&["test", "--workspace", "--no-run"]).status().context("starting cargo test")
+    })?;
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    if std::env::var_os("SKIFF_BINARY").is_none() {
+        tests.env("SKIFF_BINARY", executable);
+    }
+    if !compiled.success() || !tests.status().context("starting cargo test")?.success() {
         bail!("the suite failed");
     }
     Ok(())
