@@ -524,6 +524,7 @@ impl Registry {
             old: None,
             options: None,
             warnings: crate::admission::Warnings::default(),
+            reinvocation: Default::default(),
         };
         self.admit(&mut attributes).await?;
         self.validate(&attributes).await?;
@@ -622,6 +623,7 @@ impl Registry {
             old: None,
             options: None,
             warnings: crate::admission::Warnings::default(),
+            reinvocation: Default::default(),
         };
         if name != "log" {
             self.admit(&mut attributes).await?;
