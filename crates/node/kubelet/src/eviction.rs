@@ -72,6 +72,8 @@ pub enum Bound {
     Amount(i64),
     /// Below this share of the capacity, in percent.
     Percent(f64),
+    /// Below this share of the capacity, in percent, but only if that is less than [`ROOM`] too.
+    Share(f64),
 }
 
 /// A signal and its bound (`evictionHard`).
@@ -95,14 +97,17 @@ pub struct Observation {
 /// Observations by signal; what cannot be observed is absent and never short.
 pub type Observations = BTreeMap<Signal, Observation>;
 
-/// `DefaultEvictionHard`, but for room on disks: 5 % is kept free and not 10 % and 15 %. Those shares of a large disk are
-/// much room, and a machine that is also used for other things would evict pods that lack nothing.
+/// Room on a disk that is enough, whatever share of it that is.
+pub const ROOM: i64 = 2 << 30;
+
+/// `DefaultEvictionHard`, but a disk with [`ROOM`] is not short: a tenth of a large disk is much room, and a machine that
+/// is also used for other things would evict pods that lack nothing.
 pub fn defaults() -> Vec<Threshold> {
     [
         (Signal::MemoryAvailable, Bound::Amount(100 << 20)),
-        (Signal::NodefsAvailable, Bound::Percent(5.0)),
+        (Signal::NodefsAvailable, Bound::Share(10.0)),
         (Signal::NodefsInodesFree, Bound::Percent(5.0)),
-        (Signal::ImagefsAvailable, Bound::Percent(5.0)),
+        (Signal::ImagefsAvailable, Bound::Share(15.0)),
         (Signal::ImagefsInodesFree, Bound::Percent(5.0)),
     ]
     .map(|(signal, bound)| Threshold { signal, bound })
@@ -132,13 +137,18 @@ pub fn parse(text: &str) -> Result<Vec<Threshold>, String> {
     parts.map(one).collect()
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a share of a capacity")]
+fn share(capacity: i64, percent: f64) -> i64 {
+    (capacity as f64 * percent / 100.0) as i64
+}
+
 impl Threshold {
     /// The bound as an amount of this capacity.
     pub fn amount(&self, capacity: i64) -> i64 {
         match self.bound {
             Bound::Amount(amount) => amount,
-            #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a share of a capacity")]
-            Bound::Percent(percent) => (capacity as f64 * percent / 100.0) as i64,
+            Bound::Percent(percent) => share(capacity, percent),
+            Bound::Share(percent) => share(capacity, percent).min(ROOM),
         }
     }
 }
@@ -295,13 +305,16 @@ mod tests {
 
     #[test]
     fn thresholds_are_read_and_met() {
-        let thresholds = parse("memory.available<100Mi,nodefs.available<5%").unwrap();
-        assert_eq!(thresholds, defaults()[..2]);
+        let thresholds = parse("memory.available<100Mi,nodefs.available<10%").unwrap();
+        assert_eq!(thresholds[0], defaults()[0]);
+        assert_eq!(thresholds[1].amount(100 << 30), 10 << 30);
+        assert_eq!(defaults()[1].amount(100 << 30), ROOM, "a large disk is not short with this room");
+        assert_eq!(defaults()[1].amount(10 << 30), 1 << 30);
         for bad in ["memory<1", "memory.available=1", "memory.available<x", "nodefs.available<200%"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         let mut seen = Observations::new();
-        seen.insert(Signal::NodefsAvailable, Observation { available: 4, capacity: 100 });
+        seen.insert(Signal::NodefsAvailable, Observation { available: 9, capacity: 100 });
         seen.insert(Signal::MemoryAvailable, Observation { available: 100 << 20, capacity: 1 << 30 });
         let signals: Vec<Signal> = met(&thresholds, &seen).iter().map(|threshold| threshold.signal).collect();
         assert_eq!(signals, [Signal::NodefsAvailable], "exactly at the bound is not below it");

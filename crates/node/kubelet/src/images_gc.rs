@@ -20,14 +20,16 @@ pub struct Policy {
     pub high_percent: u64,
     /// `imageGCLowThresholdPercent`.
     pub low_percent: u64,
+    /// Nothing is done while so many bytes are free.
+    pub room: u64,
     /// `imageMinimumGCAge`.
     pub min_age: Duration,
 }
 
-/// Before pods would be evicted for room on the disk (see [`crate::eviction::defaults`]); upstream has 85 and 80.
+/// Upstream's, and no image goes from a large disk that has room (compare [`crate::eviction::ROOM`]).
 impl Default for Policy {
     fn default() -> Self {
-        Self { high_percent: 95, low_percent: 90, min_age: Duration::from_secs(120) }
+        Self { high_percent: 85, low_percent: 80, room: 4 << 30, min_age: Duration::from_secs(120) }
     }
 }
 
@@ -143,10 +145,10 @@ impl ImageCollector {
     /// Collects now, if the file system is fuller than it should be.
     async fn collect(&self, room: FileSystem) -> Result<(), CriError> {
         let unused = self.look().await?;
-        if room.used_percent() < self.policy.high_percent {
+        if room.used_percent() < self.policy.high_percent || room.available >= self.policy.room {
             return Ok(());
         }
-        let keep_free = room.capacity / 100 * (100 - self.policy.low_percent);
+        let keep_free = (room.capacity / 100 * (100 - self.policy.low_percent)).min(self.policy.room);
         let wanted = keep_free.saturating_sub(room.available);
         let chosen = choose(unused, wanted, self.policy.min_age, self.shared.clock.now());
         let freed = self.remove(chosen).await?;

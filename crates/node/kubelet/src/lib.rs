@@ -19,7 +19,7 @@
 //!
 //! Not here yet: soft eviction thresholds, CPU/memory/topology managers, device plugins, in-place resize, checkpoints, user
 //! namespaces, credential providers, `fileKeyRef`, reservations (`kubeReserved`, `systemReserved`), graceful node shutdown,
-//! the pod-level `resources` of a spec, and the volumes that [`volumes`] names. A pod with such a volume, or with
+//! and the volumes that [`volumes`] names. A pod with such a volume, or with
 //! `hostUsers: false`, waits or fails with an event that names it; a resize is refused by the condition
 //! `PodResizePending`.
 

@@ -1,6 +1,7 @@
 //! The node itself: registration, status, lease (`kubelet_node_status.go`, `nodelease`).
 
 use crate::admit::Capacity;
+use crate::eviction::ROOM;
 use crate::pod::resources::Requests;
 use crate::shared::Shared;
 use skiff_client::events::EventType;
@@ -91,12 +92,12 @@ impl Machine {
         let allocatable = Requests {
             milli_cpu: self.cpus * 1000,
             memory: (self.memory_bytes - (100 << 20)).max(0),
-            ephemeral_storage: self.disk_bytes / 20 * 19,
+            ephemeral_storage: self.disk_bytes - (self.disk_bytes / 10).min(ROOM),
         };
         Capacity { allocatable, pods: self.max_pods, ..Capacity::default() }
     }
 
-    /// What pods may use: less what evictions keep free, 100Mi of memory and a twentieth of the disk.
+    /// What pods may use: less what evictions keep free, 100Mi of memory and some of the disk.
     fn allocatable(&self) -> Map {
         let mut allocatable = self.capacity();
         let pods = self.pod_capacity().allocatable;

@@ -1,7 +1,8 @@
 //! What a pod asks for and may use in all (`component-helpers/resource/helpers.go: PodRequests, PodLimits`), pure.
 //!
 //! Main containers and sidecars run together, so they add up. A plain init container runs beside the sidecars before
-//! it only, so the pod needs the larger of both. Overhead comes on top.
+//! it only, so the pod needs the larger of both. What the pod says of itself (`spec.resources`) stands over the sums.
+//! Overhead comes on top.
 
 use super::spec::{Pod, Role};
 use skiff_machinery::Value;
@@ -72,11 +73,16 @@ fn overhead(pod: &Pod, name: &str) -> i64 {
 
 /// What the pod asks for and may use.
 pub fn of_pod(pod: &Pod) -> Sums {
+    let own = |list: &str, name: &str| amount(pod.0.get("spec").unwrap_or(&Value::Null), list, name);
     let request = |name: &'static str| {
         let of = |tree: &Value| amount(tree, "requests", name).or_else(|| amount(tree, "limits", name)).unwrap_or(0);
-        total(pod, of).saturating_add(overhead(pod, name))
+        let said = own("requests", name).or_else(|| own("limits", name).filter(|_| total(pod, of) == 0));
+        said.unwrap_or_else(|| total(pod, of)).saturating_add(overhead(pod, name))
     };
     let limit = |name: &'static str| {
+        if let Some(said) = own("limits", name) {
+            return Some(said.saturating_add(overhead(pod, name)));
+        }
         let everywhere = pod
             .containers()
             .filter(|container| container.role != Role::Ephemeral)
@@ -113,5 +119,16 @@ mod tests {
         } }));
         assert_eq!(of_pod(&pod).requests.milli_cpu, 6100, "sidecar and init container together need most");
         assert_eq!(of_pod(&pod).limits, PodLimits::default());
+    }
+
+    #[test]
+    fn what_the_pod_says_of_itself_stands_over_the_sums() {
+        let cpu = |amount: &str| object! { "cpu": amount };
+        let container = object! { "name": "c", "resources": object! { "requests": cpu("1") } };
+        let own = object! { "requests": cpu("3"), "limits": cpu("4") };
+        let pod = Pod(Arc::new(object! { "spec": object! { "containers": list![container], "resources": own } }));
+        assert_eq!(of_pod(&pod).requests.milli_cpu, 3000);
+        assert_eq!(of_pod(&pod).limits.milli_cpu, Some(4000));
+        assert_eq!(pod.qos(), crate::pod::spec::Qos::Burstable);
     }
 }

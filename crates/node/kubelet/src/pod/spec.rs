@@ -134,9 +134,16 @@ impl Pod {
     pub fn qos(&self) -> Qos {
         let mut any = false;
         let mut guaranteed = true;
-        for container in self.containers().filter(|container| container.role != Role::Ephemeral) {
-            let limits = container.tree.object_at(&["resources", "limits"]);
-            let requests = container.tree.object_at(&["resources", "requests"]);
+        let own = self.0.get("spec").filter(|spec| {
+            ["requests", "limits"]
+                .iter()
+                .any(|list| spec.object_at(&["resources", list]).is_some_and(|map| !map.is_empty()))
+        });
+        // What the pod says of itself stands over what its containers say.
+        let each = self.containers().filter(|container| container.role != Role::Ephemeral && own.is_none());
+        for tree in each.map(|container| container.tree).chain(own) {
+            let limits = tree.object_at(&["resources", "limits"]);
+            let requests = tree.object_at(&["resources", "requests"]);
             let mut covered = 0;
             for name in ["cpu", "memory"] {
                 let limit = limits.and_then(|map| map.get(name)).and_then(Value::as_str).filter(|text| *text != "0");

@@ -4,22 +4,16 @@ use super::Refusal;
 use crate::shared::Shared;
 use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
-use skiff_machinery::{Value, object};
+use skiff_client::delegated::{self, User};
+use skiff_machinery::object;
 use skiff_net::tls::ClientTrust;
 use skiff_net::{Body, Peer};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 const ALLOWED_FOR: Duration = Duration::from_secs(300);
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 const REMEMBERED: usize = 1024;
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct User {
-    name: String,
-    groups: Vec<String>,
-}
 
 /// Decides who may ask.
 pub struct Guard {
@@ -64,7 +58,7 @@ impl Guard {
 
     /// Lets a request pass, or says why not. The credential is taken out of it.
     pub(super) async fn check(&self, shared: &Shared, peer: &Peer, request: &mut Request<Body>) -> Result<(), Refusal> {
-        let user = match self.by_certificate(shared, peer) {
+        let user = match delegated::by_certificate(&self.client_ca, peer, shared.clock.wall()) {
             Some(user) => user,
             None => by_token(shared, request).await?,
         };
@@ -78,21 +72,6 @@ impl Guard {
         let asked = subresources.join(",");
         let message = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{asked}])", user.name);
         Err(Refusal(StatusCode::FORBIDDEN, message))
-    }
-
-    fn by_certificate(&self, shared: &Shared, peer: &Peer) -> Option<User> {
-        let leaf = peer.certificates.first()?;
-        if let Err(error) = self.client_ca.verify(&peer.certificates, shared.clock.wall()) {
-            tracing::debug!(%error, "client certificate not trusted");
-            return None;
-        }
-        let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-        let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned);
-        let mut groups: Vec<String> = groups.collect();
-        groups.push("system:authenticated".to_owned());
-        Some(User { name, groups })
     }
 
     async fn may(
@@ -109,22 +88,13 @@ impl Guard {
         {
             return Ok(*allowed);
         }
-        let review = object! {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": object! {
-                "user": user.name.as_str(),
-                "groups": user.groups.clone(),
-                "resourceAttributes": object! {
-                    "verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource,
-                    "name": shared.node_name.as_str(),
-                },
-            },
+        let node = object! {
+            "verb": verb, "version": "v1", "resource": "nodes", "subresource": subresource,
+            "name": shared.node_name.as_str(),
         };
-        let reviews = shared.client.all("authorization.k8s.io", "v1", "subjectaccessreviews");
         // A check that cannot be made is a refusal.
-        let answer = reviews.create(&review, &Default::default()).await.map_err(Refusal::internal)?;
-        let allowed = answer.at(&["status", "allowed"]).and_then(Value::as_bool).unwrap_or(false);
+        let reviewed = delegated::review_access(&shared.client, user, ("resourceAttributes", node)).await;
+        let allowed = reviewed.map_err(Refusal::internal)?;
         let mut answers = self.answers.lock();
         if answers.len() >= REMEMBERED {
             answers.clear();
@@ -135,23 +105,10 @@ impl Guard {
 }
 
 async fn by_token(shared: &Shared, request: &Request<Body>) -> Result<User, Refusal> {
-    let header = request.headers().get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(unauthorized)?;
-    let review = object! {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenReview",
-        "spec": object! { "token": token },
-    };
-    let reviews = shared.client.all("authentication.k8s.io", "v1", "tokenreviews");
-    let answer = reviews.create(&review, &Default::default()).await.map_err(Refusal::internal)?;
-    if answer.at(&["status", "authenticated"]).and_then(Value::as_bool) != Some(true) {
-        return Err(unauthorized());
-    }
-    let groups = answer.items_at(&["status", "user", "groups"]).iter().filter_map(Value::as_str);
-    Ok(User {
-        name: answer.str_at(&["status", "user", "username"]).to_owned(),
-        groups: groups.map(str::to_owned).collect(),
-    })
+    let header = request.headers().get(http::header::AUTHORIZATION);
+    let token = header.and_then(delegated::bearer).ok_or_else(unauthorized)?;
+    let user = delegated::review_token(&shared.client, token).await.map_err(Refusal::internal)?;
+    user.ok_or_else(unauthorized)
 }
 
 #[cfg(test)]

@@ -480,7 +480,7 @@ async fn pod_summary(
 pub(crate) fn configuration(config: &Config) -> Value {
     let hard = config.eviction_hard.iter().map(|threshold| {
         let bound = match threshold.bound {
-            crate::eviction::Bound::Percent(percent) => format!("{percent}%"),
+            crate::eviction::Bound::Percent(percent) | crate::eviction::Bound::Share(percent) => format!("{percent}%"),
             crate::eviction::Bound::Amount(amount) => {
                 skiff_machinery::quantity::Quantity::new(amount, skiff_machinery::quantity::Format::BinarySI)
                     .to_string()
