@@ -44,6 +44,8 @@ pub(crate) fn socket(data_dir: &Path) -> PathBuf {
 fn own_image(data_dir: &Path, tasks: &Supervisor) -> anyhow::Result<(Arc<OwnImage>, PathBuf)> {
     let layer = data_dir.join("self/layer");
     std::fs::create_dir_all(layer.join("tmp"))?;
+    // Shims mount it, which stand elsewhere.
+    let layer = layer.canonicalize()?;
     std::fs::set_permissions(layer.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777))?;
     let target = layer.join("skiff");
     let executable = std::env::current_exe().context("where this executable is")?;
@@ -116,7 +118,7 @@ pub(crate) async fn foreign(
     })
 }
 
-/// The embedded runtime. `ranges` says, when it is known, which addresses this node's pods have.
+/// The embedded runtime of a node. `ranges` says, when it is known, which addresses this node's pods have.
 pub(crate) async fn embedded(
     data_dir: &Path,
     cluster_cidrs: &[String],
@@ -126,35 +128,12 @@ pub(crate) async fn embedded(
 ) -> anyhow::Result<NodeRuntime> {
     let place = Place { data_dir: data_dir.join("network"), cluster_cidrs: cluster_cidrs.to_vec() };
     let network = Arc::new(NodeNetwork::new(place, ranges, Arc::clone(clock), tasks));
-    embedded_on(data_dir, network, clock, tasks).await
-}
-
-/// The embedded runtime with any pod network. Its CRI is served on [`socket`], for tools.
-pub(crate) async fn embedded_on(
-    data_dir: &Path,
-    network: Arc<dyn PodNetwork>,
-    clock: &SharedClock,
-    tasks: &Supervisor,
-) -> anyhow::Result<NodeRuntime> {
-    let root = data_dir.join("runtime");
-    let images = Images::open(&data_dir.join("images"), Limits::default())?;
-    let puller = Puller::new(&[], Vec::new(), tasks.clone())?;
-    let (own, own_layer) = own_image(data_dir, tasks)?;
-    let images = Arc::new(NodeImages::new(images, puller, own, own_layer, root.clone()));
-    let runtime = EmbeddedRuntime::open(RuntimeConfig {
-        root,
-        images: Arc::clone(&images) as _,
-        network,
-        clock: Arc::clone(clock),
-        tasks: tasks.child("runtime"),
-    });
-    let runtime = Arc::new(runtime.await.context("opening the container runtime")?);
-    match images.collect().await {
-        Ok(0) => (),
-        Ok(layers) => tracing::info!(layers, "removed layers of images that are gone"),
-        Err(error) => tracing::warn!(%error, "layers of images that are gone may be left"),
+    let embedded = Embedded::open(data_dir, network, clock, tasks).await?;
+    // The kubelet does not need it: tools do.
+    if let Err(error) = embedded.serve(&socket(data_dir), OnFailure::Forget, clock, tasks) {
+        tracing::warn!(error = format!("{error:#}"), "the CRI is not served");
     }
-    serve(data_dir, &runtime, Arc::clone(&images) as _, clock, tasks)?;
+    let Embedded { runtime, images } = embedded;
     Ok(NodeRuntime {
         runtime: Arc::clone(&runtime) as _,
         images,
@@ -163,27 +142,63 @@ pub(crate) async fn embedded_on(
     })
 }
 
-/// The CRI for others: gRPC on a socket that only root may open, streams by URL on loopback.
-fn serve(
-    data_dir: &Path,
-    runtime: &Arc<EmbeddedRuntime>,
-    images: Arc<dyn ImageService>,
-    clock: &SharedClock,
-    tasks: &Supervisor,
-) -> anyhow::Result<()> {
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let urls = StreamingServer::start(any_port, Arc::clone(runtime) as _, Arc::clone(clock), tasks)
-        .context("serving streams of the container runtime")?;
-    runtime.serve_urls(&urls);
-    let path = socket(data_dir);
-    let private = path.parent().context("the socket's directory")?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(private)?;
-    let server = CriServer::bind(&path).with_context(|| format!("serving the CRI on {}", path.display()))?;
-    let (services, token) = (Arc::clone(runtime), tasks.token().clone());
-    tasks.spawn("CRI server", OnFailure::Forget, async move {
-        if let Err(error) = server.serve(services, images, token.cancelled_owned()).await {
-            tracing::error!(%error, "the CRI is not served any more");
+/// The embedded runtime and its images.
+pub(crate) struct Embedded {
+    runtime: Arc<EmbeddedRuntime>,
+    images: Arc<NodeImages>,
+}
+
+impl Embedded {
+    /// Opens it with any pod network: pods that ran go on running.
+    pub(crate) async fn open(
+        data_dir: &Path,
+        network: Arc<dyn PodNetwork>,
+        clock: &SharedClock,
+        tasks: &Supervisor,
+    ) -> anyhow::Result<Self> {
+        let root = data_dir.join("runtime");
+        let images = Images::open(&data_dir.join("images"), Limits::default())?;
+        let puller = Puller::new(&[], Vec::new(), tasks.clone())?;
+        let (own, own_layer) = own_image(data_dir, tasks)?;
+        let images = Arc::new(NodeImages::new(images, puller, own, own_layer, root.clone()));
+        let runtime = EmbeddedRuntime::open(RuntimeConfig {
+            root,
+            images: Arc::clone(&images) as _,
+            network,
+            clock: Arc::clone(clock),
+            tasks: tasks.child("runtime"),
+        });
+        let runtime = Arc::new(runtime.await.context("opening the container runtime")?);
+        match images.collect().await {
+            Ok(0) => (),
+            Ok(layers) => tracing::info!(layers, "removed layers of images that are gone"),
+            Err(error) => tracing::warn!(%error, "layers of images that are gone may be left"),
         }
-    });
-    Ok(())
+        Ok(Self { runtime, images })
+    }
+
+    /// The CRI for others: gRPC on a socket that only root may open, streams by URL on loopback. `policy` says what follows
+    /// when it ends before its time.
+    pub(crate) fn serve(
+        &self,
+        path: &Path,
+        policy: OnFailure,
+        clock: &SharedClock,
+        tasks: &Supervisor,
+    ) -> anyhow::Result<()> {
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let urls = StreamingServer::start(any_port, Arc::clone(&self.runtime) as _, Arc::clone(clock), tasks)
+            .context("serving streams of the container runtime")?;
+        self.runtime.serve_urls(&urls);
+        let private = path.parent().context("the socket's directory")?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(private)?;
+        let server = CriServer::bind(path).with_context(|| format!("serving the CRI on {}", path.display()))?;
+        let (runtime, images, token) = (Arc::clone(&self.runtime), Arc::clone(&self.images), tasks.token().clone());
+        tasks.spawn("CRI server", policy, async move {
+            if let Err(error) = server.serve(runtime, images, token.cancelled_owned()).await {
+                tracing::error!(%error, "the CRI is not served any more");
+            }
+        });
+        Ok(())
+    }
 }

@@ -247,8 +247,10 @@ impl Images {
         for directory in [&tmp, &root.join("layers")] {
             std::fs::create_dir_all(directory).map_err(disk("making the image store"))?;
         }
+        // Layers are mounted by processes that stand elsewhere, and compared with what containers have recorded.
+        let root = root.canonicalize().map_err(disk("resolving the image store"))?;
         let shared = Shared {
-            root: root.to_owned(),
+            root,
             limits,
             record: Mutex::default(),
             version: Mutex::default(),

@@ -65,6 +65,7 @@ impl Inner {
                         config,
                         record: record.into(),
                         lock: tokio::sync::Mutex::default(),
+                        saving: parking_lot::Mutex::default(),
                     };
                     self.sandboxes.lock().insert(sandbox.id.clone(), Arc::new(sandbox));
                 }

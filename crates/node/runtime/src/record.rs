@@ -13,6 +13,7 @@
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
@@ -63,7 +64,9 @@ pub(crate) struct End {
 }
 
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    // A name of its own for each: two may write the same file, as a seccomp profile for two containers.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let temporary = path.with_extension(format!("new{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     std::fs::rename(temporary, path)
@@ -94,4 +97,23 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 pub(crate) fn digest(bytes: &[u8]) -> Vec<u8> {
     sha2::Sha256::digest(bytes).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_write_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..200).for_each(|_| write_atomically(&path, b"content").unwrap()));
+            }
+        });
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["file"]);
+        assert_eq!(std::fs::read(path).unwrap(), b"content");
+    }
 }

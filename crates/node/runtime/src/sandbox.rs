@@ -112,6 +112,7 @@ impl Inner {
             config,
             record: record.into(),
             lock: tokio::sync::Mutex::default(),
+            saving: parking_lot::Mutex::default(),
         });
         // A second call with the same name meets the entry, not the half-made sandbox.
         self.sandboxes.lock().insert(id.clone(), sandbox.clone());

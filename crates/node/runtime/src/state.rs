@@ -92,6 +92,8 @@ pub(crate) struct Sandbox {
     pub(crate) record: Mutex<SandboxRecord>,
     /// One call at a time changes a sandbox. Taken before any container's lock.
     pub(crate) lock: tokio::sync::Mutex<()>,
+    /// One writes its record at a time. Taken before `record`.
+    pub(crate) saving: Mutex<()>,
 }
 
 pub(crate) struct Container {
@@ -101,6 +103,8 @@ pub(crate) struct Container {
     pub(crate) record: Mutex<ContainerRecord>,
     /// One call at a time changes a container.
     pub(crate) lock: tokio::sync::Mutex<()>,
+    /// One writes its record at a time: an exit is heard beside the call that started it. Taken before `record`.
+    saving: Mutex<()>,
     pub(crate) state: watch::Sender<ContainerState>,
 }
 
@@ -212,7 +216,15 @@ impl Container {
             ContainerState::ContainerCreated
         };
         let (id, record) = (record.id.clone(), Mutex::new(record));
-        Self { id, dir, config, record, lock: tokio::sync::Mutex::default(), state: watch::Sender::new(state) }
+        Self {
+            id,
+            dir,
+            config,
+            record,
+            lock: tokio::sync::Mutex::default(),
+            saving: Mutex::default(),
+            state: watch::Sender::new(state),
+        }
     }
 
     pub(crate) fn current(&self) -> ContainerState {
@@ -221,6 +233,7 @@ impl Container {
 
     /// Writes the record as it is now.
     pub(crate) fn save(&self) -> Result<(), CriError> {
+        let _one_at_a_time = self.saving.lock();
         let record = self.record.lock().clone();
         crate::record::save(&self.dir, &record)
             .map_err(|error| CriError::unknown(format!("recording container {}: {error}", self.id)))
@@ -253,6 +266,7 @@ impl Container {
 
 impl Sandbox {
     pub(crate) fn save(&self) -> Result<(), CriError> {
+        let _one_at_a_time = self.saving.lock();
         let record = self.record.lock().clone();
         crate::record::save(&self.dir, &record)
             .map_err(|error| CriError::unknown(format!("recording sandbox {}: {error}", self.id)))
