@@ -4,23 +4,26 @@
 //! A client certificate of the cluster says who somebody is, or a token that a TokenReview knows; a credential that is
 //! shown and bad never falls back to anonymous. What they may is asked by a SubjectAccessReview. A question that cannot
 //! be asked is a refusal.
+//!
+//! [`Delegated`] is a whole gate for servers of paths (health, metrics). A server that stands for something else, as the
+//! kubelet's for its node, asks the three questions itself: [`by_certificate`], [`review_token`], [`review_access`].
 
 use crate::{Client, ClientError, WriteOptions};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_base::pki;
-use skiff_machinery::{Value, object};
+use skiff_machinery::{Map, Value, object};
 use skiff_net::Peer;
 use skiff_net::tls::{ClientTrust, TlsError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long the cluster's own answer about its client CA holds.
 const CA_AGE: Duration = Duration::from_secs(60);
 const MASTERS: &str = "system:masters";
 
 /// Somebody who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
     /// Name.
     pub name: String,
@@ -104,22 +107,20 @@ impl Delegated {
     }
 
     async fn who<B>(&self, peer: &Peer, request: &http::Request<B>) -> Result<User, Denied> {
-        if let Some(leaf) = peer.certificates.first() {
-            let trust = self.trust().await?.ok_or(Denied::Unauthorized)?;
-            trust.verify(&peer.certificates, self.clock.wall()).map_err(|error| {
-                tracing::debug!(%error, "client certificate not trusted");
-                Denied::Unauthorized
-            })?;
-            let (name, mut groups) = pki::subject(leaf).ok_or(Denied::Unauthorized)?;
-            groups.push("system:authenticated".to_owned());
-            return Ok(User { name, groups });
+        let shown = !peer.certificates.is_empty();
+        if shown
+            && let Some(trust) = self.trust().await?
+            && let Some(user) = by_certificate(&trust, peer, self.clock.wall())
+        {
+            return Ok(user);
         }
         match request.headers().get(http::header::AUTHORIZATION) {
-            None => Ok(User::anonymous()),
-            Some(value) => {
-                let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
-                self.by_token(token.ok_or(Denied::Unauthorized)?).await
+            Some(header) => {
+                let token = bearer(header).ok_or(Denied::Unauthorized)?;
+                review_token(&self.authentication, token).await.map_err(Denied::Review)?.ok_or(Denied::Unauthorized)
             }
+            None if shown => Err(Denied::Unauthorized),
+            None => Ok(User::anonymous()),
         }
     }
 
@@ -145,36 +146,59 @@ impl Delegated {
         Ok(trust)
     }
 
-    async fn by_token(&self, token: &str) -> Result<User, Denied> {
-        let review = object! {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenReview",
-            "spec": object! { "token": token },
-        };
-        let reviews = self.authentication.all("authentication.k8s.io", "v1", "tokenreviews");
-        let answer = reviews.create(&review, &WriteOptions::default()).await.map_err(Denied::Review)?;
-        if answer.at(&["status", "authenticated"]).and_then(Value::as_bool) != Some(true) {
-            return Err(Denied::Unauthorized);
-        }
-        let groups = answer.items_at(&["status", "user", "groups"]).iter().filter_map(Value::as_str);
-        Ok(User {
-            name: answer.str_at(&["status", "user", "username"]).to_owned(),
-            groups: groups.map(str::to_owned).collect(),
-        })
-    }
-
     async fn may(&self, user: &User, verb: &str, path: &str) -> Result<bool, Denied> {
-        let review = object! {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": object! {
-                "user": user.name.as_str(),
-                "groups": user.groups.clone(),
-                "nonResourceAttributes": object! { "verb": verb, "path": path },
-            },
-        };
-        let reviews = self.authorization.all("authorization.k8s.io", "v1", "subjectaccessreviews");
-        let answer = reviews.create(&review, &WriteOptions::default()).await.map_err(Denied::Review)?;
-        Ok(answer.at(&["status", "allowed"]).and_then(Value::as_bool).unwrap_or(false))
+        let path = ("nonResourceAttributes", object! { "verb": verb, "path": path });
+        review_access(&self.authorization, user, path).await.map_err(Denied::Review)
     }
+}
+
+/// The token of an `Authorization` header.
+pub fn bearer(header: &http::HeaderValue) -> Option<&str> {
+    header.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Who a connection's certificate says its peer is; nobody when there is none, or it is not trusted at `now`.
+pub fn by_certificate(trust: &ClientTrust, peer: &Peer, now: SystemTime) -> Option<User> {
+    let leaf = peer.certificates.first()?;
+    if let Err(error) = trust.verify(&peer.certificates, now) {
+        tracing::debug!(%error, "client certificate not trusted");
+        return None;
+    }
+    let (name, mut groups) = pki::subject(leaf)?;
+    groups.push("system:authenticated".to_owned());
+    Some(User { name, groups })
+}
+
+/// Whose token it is, by a TokenReview; nobody when it is no good.
+pub async fn review_token(client: &Client, token: &str) -> Result<Option<User>, ClientError> {
+    let review = object! {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenReview",
+        "spec": object! { "token": token },
+    };
+    let reviews = client.all("authentication.k8s.io", "v1", "tokenreviews");
+    let answer = reviews.create(&review, &WriteOptions::default()).await?;
+    if answer.at(&["status", "authenticated"]).and_then(Value::as_bool) != Some(true) {
+        return Ok(None);
+    }
+    let groups = answer.items_at(&["status", "user", "groups"]).iter().filter_map(Value::as_str);
+    let name = answer.str_at(&["status", "user", "username"]).to_owned();
+    Ok(Some(User { name, groups: groups.map(str::to_owned).collect() }))
+}
+
+/// Whether a user may, by a SubjectAccessReview. `what` is the field of its spec that says it: `resourceAttributes` or
+/// `nonResourceAttributes`, with its value.
+pub async fn review_access(client: &Client, user: &User, what: (&'static str, Value)) -> Result<bool, ClientError> {
+    let mut spec = Map::new();
+    spec.insert("user", user.name.as_str());
+    spec.insert("groups", user.groups.clone());
+    spec.insert(what.0, what.1);
+    let review = object! {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": spec,
+    };
+    let reviews = client.all("authorization.k8s.io", "v1", "subjectaccessreviews");
+    let answer = reviews.create(&review, &WriteOptions::default()).await?;
+    Ok(answer.at(&["status", "allowed"]).and_then(Value::as_bool).unwrap_or(false))
 }
