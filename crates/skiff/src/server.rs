@@ -485,8 +485,11 @@ async fn build_api(
         connections,
         admission: {
             let (clock, unknown, api) = (Arc::clone(clock), Arc::clone(&unknown), Arc::clone(&api));
+            let tasks = owner.clone();
             Box::new(move |registry: &Arc<Registry>| {
-                let all = skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &clock);
+                let reader = Arc::clone(registry) as _;
+                let all = skiff_server::admission::default_plugins(&reader, &clock);
+                let all = skiff_server::admission::with_webhooks(all, &reader, &tasks);
                 let (chosen, names) = api.choose_plugins(all);
                 *unknown.lock() = names;
                 chosen
