@@ -19,6 +19,7 @@ mod preflight;
 mod progress;
 mod renewal;
 mod server;
+mod signals;
 mod usage;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -12,6 +12,7 @@ use crate::keep::keep;
 use crate::preflight::{self, ThisMachine};
 use crate::progress::{human, waited};
 use crate::renewal::{Kept, KubeletServing, Renewal, Shown};
+use crate::signals::Signals;
 use crate::usage::UsageError;
 use crate::{addons, agent};
 use anyhow::Context;
@@ -76,6 +77,29 @@ impl Owners {
 }
 
 async fn serve(config: Config, owners: Owners) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("listening to signals")?;
+    // Asked to end before it is ready: nobody counts on it, and what there is of it is found again by the next start.
+    let electors = tokio::select! {
+        electors = start(config, &owners) => electors?,
+        () = signals.next() => return Ok(()),
+    };
+    let asked = tokio::select! {
+        () = owners.api.token().cancelled() => false,
+        () = owners.node.token().cancelled() => false,
+        () = owners.control.token().cancelled() => false,
+        () = signals.next() => true,
+    };
+    tracing::info!("shutting down");
+    tokio::select! {
+        () = drain(&owners, &electors) => (),
+        () = signals.next() => tracing::warn!("a second signal: ending at once"),
+    }
+    anyhow::ensure!(asked, "a part that everything stands on has ended; the log says which");
+    Ok(())
+}
+
+/// Builds and starts everything, says that it is ready, and gives the leases that are to be given back at the end.
+async fn start(config: Config, owners: &Owners) -> anyhow::Result<Vec<Arc<LeaderElector>>> {
     let clock = SystemClock::shared();
     let begun = clock.now();
     let machine = probe(&config);
@@ -92,19 +116,7 @@ async fn serve(config: Config, owners: Owners) -> anyhow::Result<()> {
     plane.renewal(kubelet).spawn(&clock, &owners.api);
     plane.say_ready(begun);
     plane.follow_node(begun, &owners.api);
-    let signalled = tokio::select! {
-        () = owners.api.token().cancelled() => false,
-        () = owners.node.token().cancelled() => false,
-        () = owners.control.token().cancelled() => false,
-        () = signalled() => true,
-    };
-    tracing::info!("shutting down");
-    tokio::select! {
-        () = drain(&owners, &electors) => (),
-        () = self::signalled() => tracing::warn!("a second signal: ending at once"),
-    }
-    anyhow::ensure!(signalled, "a part that everything stands on has ended; the log says which");
-    Ok(())
+    Ok(electors)
 }
 
 /// Looks at the machine beside everything else: a start does not wait for it.
@@ -550,17 +562,11 @@ fn identity(data_dir: &Path, node_name: &str) -> anyhow::Result<String> {
     Ok(format!("{node_name}_{fresh}"))
 }
 
-/// SIGINT or SIGTERM.
+/// Waits for a signal that asks for an end; for a process that is done when it comes.
 pub(crate) async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
+    match Signals::listen() {
+        Ok(mut signals) => signals.next().await,
         // Without handlers the default action ends the process, which is what was asked for.
-        _ => std::future::pending().await,
+        Err(_) => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use crate::agent;
 use crate::config::{default_address, host_name};
 use crate::preflight::{self, ThisMachine};
 use crate::progress::{human, waited};
-use crate::server::signalled;
+use crate::signals::Signals;
 use crate::usage::UsageError;
 use anyhow::Context;
 use skiff_base::clock::{SharedClock, SystemClock};
@@ -137,6 +137,7 @@ struct Alone {
 }
 
 async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("listening to signals")?;
     let clock = SystemClock::shared();
     let owner = Supervisor::new(name);
     let kubeconfig = Kubeconfig::load(&path)?;
@@ -146,7 +147,10 @@ async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::R
     let run = owner.child(name);
     let alone = Alone { name, kubeconfig, client, clock, owner, run, telling };
     let begun = alone.clock.now();
-    alone.reach().await;
+    tokio::select! {
+        () = alone.reach() => (),
+        () = signals.next() => return Ok(()),
+    }
     let elector = match options {
         Options::Scheduler(options) => alone.scheduler(&options)?,
         Options::ControllerManager(options) => alone.controller_manager(&options)?,
@@ -156,7 +160,7 @@ async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::R
     tracing::info!(component = name, took = human(alone.clock.now().duration_since(begun)), "ready");
     let asked = tokio::select! {
         () = alone.run.token().cancelled() => false,
-        () = signalled() => true,
+        () = signals.next() => true,
     };
     let late = alone.run.shutdown(GRACE).await;
     if !late.is_empty() {
