@@ -182,6 +182,9 @@ pub(super) fn topology_spread(errors: &mut ErrorList, path: &FieldPath<'_>, spec
         if constraint.has_some("matchLabelKeys") && !constraint.has("labelSelector") {
             errors.forbidden(&path.child("matchLabelKeys"), "must not be specified when labelSelector is not set");
         }
+        each(constraint, "matchLabelKeys", &path, |key, path| {
+            check::qualified_name(errors, path, key.as_str().unwrap_or_default());
+        });
         check::label_selector(errors, &path.child("labelSelector"), constraint.get("labelSelector"));
     }
 }

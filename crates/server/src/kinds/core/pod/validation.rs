@@ -1,8 +1,7 @@
 //! What is wrong with a pod or pod template (`ValidatePodCreate`, `ValidatePodSpec`, `ValidatePodTemplateSpec`,
 //! `ValidatePodUpdate` and its views; pkg/apis/core/validation/validation.go).
 //!
-//! Not here yet: Windows options, dynamic resource claims beyond their names, details of volume sources that no node of
-//! ours mounts.
+//! Not here yet: Windows options, details of volume sources that no node of ours mounts.
 
 use super::containers::{self, Role};
 use super::{placement, volumes};
@@ -303,21 +302,44 @@ fn pod_numbers(errors: &mut ErrorList, path: &FieldPath<'_>, spec: &Value) {
 }
 
 fn gates(errors: &mut ErrorList, path: &FieldPath<'_>, spec: &Value) {
-    for (field, label) in [("schedulingGates", false), ("resourceClaims", true)] {
-        let mut seen: Vec<&str> = Vec::new();
-        let list = path.child(field);
-        for (index, item) in spec.items(field).iter().enumerate() {
-            let path = list.index(index);
-            let name = item.text("name");
-            if label {
-                check::label(errors, &path.child("name"), name);
-            } else {
-                errors.mistakes(&path, name, names::is_qualified_name(name));
+    let mut seen: Vec<&str> = Vec::new();
+    let list = path.child("schedulingGates");
+    for (index, gate) in spec.items("schedulingGates").iter().enumerate() {
+        let path = list.index(index);
+        let name = gate.text("name");
+        errors.mistakes(&path, name, names::is_qualified_name(name));
+        if seen.contains(&name) {
+            errors.duplicate(&path, name);
+        }
+        seen.push(name);
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    let list = path.child("resourceClaims");
+    for (index, claim) in spec.items("resourceClaims").iter().enumerate() {
+        let path = list.index(index);
+        let name = claim.text("name");
+        if name.is_empty() {
+            errors.required(&path.child("name"), "");
+        } else if seen.contains(&name) {
+            errors.duplicate(&path.child("name"), name);
+        } else {
+            check::label(errors, &path.child("name"), name);
+        }
+        seen.push(name);
+        let sources = ["resourceClaimName", "resourceClaimTemplateName"];
+        match sources.iter().filter(|source| claim.has(source)).count() {
+            0 => {
+                let detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
+                errors.invalid(&path, claim.clone(), detail);
             }
-            if seen.contains(&name) {
-                errors.duplicate(&path, name);
+            1 => {}
+            _ => {
+                let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
+                errors.invalid(&path, claim.clone(), detail);
             }
-            seen.push(name);
+        }
+        for source in sources.iter().filter(|source| claim.has(source)) {
+            check::subdomain(errors, &path.child(source), claim.text(source));
         }
     }
 }
@@ -446,6 +468,15 @@ pub(crate) fn validate_status(_: &RequestContext, pod: &Value, old: &Value) -> E
     if !class.is_empty() && pod.str_at(&["status", "qosClass"]) != class {
         errors.invalid(&path.child("qosClass"), shown(pod.at(&["status", "qosClass"])), check::IMMUTABLE);
     }
+    addresses(&mut errors, pod, old, "podIPs");
+    if let Some(first) = pod.items_at(&["status", "hostIPs"]).first() {
+        let ip = first.text("ip");
+        if pod.str_at(&["status", "hostIP"]) != ip {
+            let path = path.child("hostIPs");
+            errors.invalid(&path.index(0).child("ip"), ip, "must be equal to `hostIP`");
+        }
+        addresses(&mut errors, pod, old, "hostIPs");
+    }
     let restarts = old.str_at(&["spec", "restartPolicy"]);
     let rules = pod.items_at(&["spec", "containers"]).iter().any(|container| container.has("restartPolicyRules"));
     let field = "containerStatuses";
@@ -464,6 +495,31 @@ pub(crate) fn validate_status(_: &RequestContext, pod: &Value, old: &Value) -> E
         }
     }
     errors
+}
+
+/// `validatePodIPs`, `validateHostIPs`: at most one address of a family. Addresses that were there stay allowed.
+fn addresses(errors: &mut ErrorList, pod: &Value, old: &Value, field: &str) {
+    let path = FieldPath::new("status");
+    let path = path.child(field);
+    let of = |pod: &Value| -> Vec<String> {
+        pod.items_at(&["status", field]).iter().map(|item| item.text("ip").to_owned()).collect()
+    };
+    let (found, before) = (of(pod), of(old));
+    for (index, ip) in found.iter().enumerate().filter(|(_, ip)| !before.contains(ip)) {
+        errors.mistakes(&path.index(index), ip, names::is_valid_ip(ip, true));
+    }
+    if found.len() < 2 {
+        return;
+    }
+    let families: Vec<bool> =
+        found.iter().filter_map(|ip| names::parse_ip_sloppy(ip)).map(|address| address.is_ipv6()).collect();
+    if found.len() > 2 || !(families.contains(&true) && families.contains(&false)) {
+        let detail = "may specify no more than one IP for each IP family";
+        errors.invalid(&path, shown(pod.at(&["status", field])), detail);
+    }
+    for (index, ip) in found.iter().enumerate().filter(|(index, ip)| found[..*index].contains(ip)) {
+        errors.duplicate(&path.index(index), ip.as_str());
+    }
 }
 
 /// The `ephemeralcontainers` view: containers are added, never changed or removed.
