@@ -1,6 +1,7 @@
 //! What a node needs of its machine, tried before anything is started: each thing that is missing is named, with what to
 //! do about it. A control plane alone needs none of it.
 
+use rustix::mount::MountAttrFlags;
 use skiff_linux::caps::Caps;
 use skiff_linux::cgroup::Hierarchy;
 use skiff_linux::mount;
@@ -105,8 +106,17 @@ fn try_overlay(place: &Path) -> std::io::Result<()> {
     for directory in [&lower, &upper, &work] {
         std::fs::create_dir_all(directory)?;
     }
+    let texts = [&lower, &upper, &work].map(|path| path.to_str().filter(|text| !text.contains([':', '\\'])));
     // Detached: it is gone with its descriptor.
-    mount::overlay(mount::Overlay { lower: &[lower], upper: &upper, work: &work }).map(drop)
+    match texts {
+        // Volatile: an overlay's end would else write everything that its file system holds back to disk first.
+        [Some(lower), Some(upper), Some(work)] => {
+            let options = [("lowerdir", lower), ("upperdir", upper), ("workdir", work), ("volatile", "")];
+            mount::new_fs("overlay", &options, MountAttrFlags::empty()).map(drop)
+        }
+        // A path that would have to be escaped.
+        _ => mount::overlay(mount::Overlay { lower: &[lower], upper: &upper, work: &work }).map(drop),
+    }
 }
 
 impl Kernel for ThisMachine {
@@ -187,6 +197,22 @@ mod tests {
                         not supported (os error 95): load it with `modprobe -a nf_tables nft_chain_nat nft_masq \
                         nft_ct`\nA control plane alone runs with --disable-agent.";
         assert_eq!(told, Err(expected.to_owned()));
+    }
+
+    #[test]
+    fn this_machine_is_left_as_it_was() {
+        if let Err(error) = rights() {
+            println!("skipped: {error}");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let machine = ThisMachine { data_dir: dir.path().to_owned() };
+        let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().matches("preflight").count();
+        if let Err(error) = kernel(&machine) {
+            println!("skipped in part: {error}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no directory of a trial");
+        assert_eq!(mounts(), 0, "no mount of a trial");
     }
 
     #[test]
