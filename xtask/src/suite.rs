@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// Debian packages by what the tests look for. Tests that miss one say "skipped: why".
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
     ("/bin/busybox", "busybox-static"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/sbin/ip", "iproute2"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/share/doc/python3-venv", "python3-venv"),
 ];
 
