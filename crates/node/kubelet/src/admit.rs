@@ -134,7 +134,8 @@ fn resources(pod: &Pod, capacity: &Capacity, admitted: &BTreeMap<String, Request
     }
     let sum = |of: fn(&Requests) -> i64| others().map(of).fold(0, i64::saturating_add);
     let wanted = of_pod(pod).requests;
-    let rows: [(&'static str, &str, fn(&Requests) -> i64); 3] = [
+    type Row = (&'static str, &'static str, fn(&Requests) -> i64);
+    let rows: [Row; 3] = [
         ("OutOfcpu", "cpu", |requests| requests.milli_cpu),
         ("OutOfmemory", "memory", |requests| requests.memory),
         ("OutOfephemeral-storage", "ephemeral-storage", |requests| requests.ephemeral_storage),

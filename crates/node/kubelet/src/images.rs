@@ -128,10 +128,10 @@ fn credentials(secret: &Value, registry: &str) -> Option<v1::AuthConfig> {
         (username, password) = (user.to_owned(), word.to_owned());
     }
     Some(v1::AuthConfig {
-        username: username.into(),
-        password: password.into(),
-        server_address: server.to_string().into(),
-        identity_token: text("identitytoken").into(),
+        username,
+        password,
+        server_address: server.to_string(),
+        identity_token: text("identitytoken"),
         ..Default::default()
     })
 }

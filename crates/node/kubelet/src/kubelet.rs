@@ -33,6 +33,9 @@ const STATIC_PODS: Duration = Duration::from_secs(1);
 /// How often what nobody wants is looked for.
 const ORPHANS: Duration = Duration::from_secs(60);
 
+/// How much blocking work is done at once.
+const BLOCKING: usize = 8;
+
 /// What a kubelet is told. [`Config::default`] has upstream's defaults.
 pub struct Config {
     /// Name of the node.
@@ -219,6 +222,7 @@ impl Kubelet {
             admitted: Mutex::default(),
             unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             cgroups: cgroups.clone(),
+            blocking: Arc::new(tokio::sync::Semaphore::new(BLOCKING)),
             pull_records: Arc::new(pull_records),
             metrics: Metrics::new(&config.node_name),
             rates: Rates::default(),

@@ -20,7 +20,7 @@ use skiff_machinery::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// A token that was issued to a pod, and when it is renewed.
 pub(crate) struct IssuedToken {
@@ -69,6 +69,8 @@ pub struct Shared {
     pub cgroups: Option<PodCgroups>,
     /// With what images were pulled.
     pub(crate) pull_records: Arc<PullRecords>,
+    /// Who may do blocking work now.
+    pub blocking: Arc<Semaphore>,
     /// What is counted.
     pub metrics: Metrics,
     /// CPU rates between two looks.
@@ -111,12 +113,21 @@ impl Shared {
         }
     }
 
-    /// Runs blocking work (mounts, file trees) off the runtime's threads.
+    /// Runs blocking work (mounts, file trees) off the runtime's threads; a few at once, as each takes a thread with a heap
+    /// of its own, and fifty pods that start together would make fifty.
     pub async fn blocking<T, F>(&self, work: F) -> Result<T, tokio::task::JoinError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        self.supervisor.runtime().spawn_blocking(work).await
+        // Nobody closes it.
+        let permit = Arc::clone(&self.blocking).acquire_owned().await;
+        self.supervisor
+            .runtime()
+            .spawn_blocking(move || {
+                let _permit = permit;
+                work()
+            })
+            .await
     }
 }

@@ -377,7 +377,7 @@ pub fn container(pod: &Pod, container: &Container<'_>, parts: Parts, node: &Node
         envs: parts
             .environment
             .iter()
-            .map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone().into() })
+            .map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone() })
             .collect(),
         mounts: parts.mounts,
         labels,

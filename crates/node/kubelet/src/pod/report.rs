@@ -28,7 +28,7 @@ fn covers(known: &Value, ours: &Value) -> bool {
                 Some(found) => covers(found, value),
                 None => value.is_null(),
             });
-            kept && REMOVABLE.iter().all(|field| known_map.get(*field).is_none() || our_map.get(*field).is_some())
+            kept && REMOVABLE.iter().all(|field| known_map.get(field).is_none() || our_map.get(field).is_some())
         }
         (Value::Array(known_list), Value::Array(our_list)) => {
             known_list.len() == our_list.len()

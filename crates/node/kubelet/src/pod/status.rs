@@ -131,7 +131,7 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
             Some((reason, message)) => waiting(reason, message),
             None => {
                 let has_init = pod.containers().any(|other| other.role.is_init());
-                let reason = if has_init && !facts.volumes_ready || has_init && container.role == Role::Main {
+                let reason = if has_init && (!facts.volumes_ready || container.role == Role::Main) {
                     "PodInitializing"
                 } else {
                     "ContainerCreating"

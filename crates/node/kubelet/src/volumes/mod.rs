@@ -328,14 +328,26 @@ fn remove_all(directory: &Path) -> io::Result<()> {
 fn mounts_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| {
+        if !point.contains('\\') {
+            return PathBuf::from(point);
+        }
         // The kernel writes space, tab, newline and backslash as octal.
         PathBuf::from(point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\"))
     });
     Ok(points.filter(|point| point.starts_with(directory)).collect())
 }
 
+/// Whether something is mounted right there. The kernel says so of a path since 5.8; before, its table of all mounts
+/// does.
 fn is_mount(path: &Path) -> io::Result<bool> {
-    Ok(mounts_below(path)?.iter().any(|point| point == path))
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty()) {
+        Ok(found) if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+            Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        }
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        _ => Ok(mounts_below(path)?.iter().any(|point| point == path)),
+    }
 }
 
 pub(crate) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
