@@ -5,6 +5,8 @@ mod fake;
 mod life;
 mod logs;
 mod node;
+mod outage;
 mod pressure;
 mod server;
 mod static_pods;
+mod volumes;

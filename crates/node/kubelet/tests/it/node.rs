@@ -18,6 +18,7 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -26,11 +27,18 @@ pub(crate) const NODE: &str = "n1";
 struct InProcess {
     service: Arc<dyn Service>,
     peer: Peer,
+    /// While it is set, nothing gets through.
+    cut: Arc<AtomicBool>,
 }
 
 impl Transport for InProcess {
     fn send(&self, request: http::Request<Body>) -> TransportFuture<'_> {
-        Box::pin(async move { Ok(self.service.call(&self.peer, request).await) })
+        Box::pin(async move {
+            if self.cut.load(Ordering::Acquire) {
+                return Err(Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)) as _);
+            }
+            Ok(self.service.call(&self.peer, request).await)
+        })
     }
 }
 
@@ -45,6 +53,7 @@ pub(crate) struct TestNode {
     kubelet_supervisor: Supervisor,
     pub(crate) directory: tempfile::TempDir,
     configure: fn(&mut Config),
+    cut: Arc<AtomicBool>,
 }
 
 impl Drop for TestNode {
@@ -59,9 +68,9 @@ impl Drop for TestNode {
     }
 }
 
-fn client(service: &Arc<dyn Service>, name: &str, groups: &[&str]) -> Client {
+fn client(service: &Arc<dyn Service>, name: &str, groups: &[&str], cut: &Arc<AtomicBool>) -> Client {
     let peer = Peer { in_process: Some(authn::in_process(name, groups)), ..Peer::default() };
-    Client::new(Arc::new(InProcess { service: Arc::clone(service), peer }), "test")
+    Client::new(Arc::new(InProcess { service: Arc::clone(service), peer, cut: Arc::clone(cut) }), "test")
 }
 
 async fn api_server(directory: &Path, supervisor: &Supervisor) -> Arc<dyn Service> {
@@ -107,6 +116,7 @@ async fn kubelet(
     service: &Arc<dyn Service>,
     runtime: &Arc<FakeRuntime>,
     directory: &Path,
+    cut: &Arc<AtomicBool>,
     configure: fn(&mut Config),
 ) -> (Kubelet, Supervisor) {
     let supervisor = Supervisor::new("test kubelet");
@@ -126,7 +136,7 @@ async fn kubelet(
     };
     configure(&mut config);
     std::fs::create_dir_all(directory.join("manifests")).unwrap();
-    let node = client(service, &format!("system:node:{NODE}"), &["system:nodes"]);
+    let node = client(service, &format!("system:node:{NODE}"), &["system:nodes"], cut);
     let kubelet =
         Kubelet::start(node, Arc::clone(runtime) as _, Arc::clone(runtime) as _, config, &supervisor).await.unwrap();
     (kubelet, supervisor)
@@ -142,10 +152,20 @@ impl TestNode {
         let supervisor = Supervisor::new("test server");
         let service = api_server(directory.path(), &supervisor).await;
         let runtime = Arc::new(FakeRuntime::new());
-        let admin = client(&service, "admin", &["system:masters"]);
-        let (kubelet, kubelet_supervisor) = kubelet(&service, &runtime, directory.path(), configure).await;
-        let node =
-            Self { service, client: admin, runtime, kubelet, supervisor, kubelet_supervisor, directory, configure };
+        let admin = client(&service, "admin", &["system:masters"], &Arc::default());
+        let cut = Arc::default();
+        let (kubelet, kubelet_supervisor) = kubelet(&service, &runtime, directory.path(), &cut, configure).await;
+        let node = Self {
+            service,
+            client: admin,
+            runtime,
+            kubelet,
+            supervisor,
+            kubelet_supervisor,
+            directory,
+            configure,
+            cut,
+        };
         let namespaces = node.client.all("", "v1", "namespaces");
         node.until("the default namespace", || async { namespaces.fetch_optional("default").await.unwrap().is_some() })
             .await;
@@ -162,8 +182,13 @@ impl TestNode {
     /// The kubelet ends as if killed and a new one begins; the runtime and the API go on.
     pub(crate) async fn restart(&mut self) {
         self.kubelet_supervisor.shutdown(Duration::from_secs(5)).await;
-        let (kubelet, supervisor) = kubelet(&self.service, &self.runtime, self.directory.path(), self.configure).await;
+        let (kubelet, supervisor) =
+            kubelet(&self.service, &self.runtime, self.directory.path(), &self.cut, self.configure).await;
         (self.kubelet, self.kubelet_supervisor) = (kubelet, supervisor);
+    }
+    /// Whether the kubelet reaches the API.
+    pub(crate) fn cut_off(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Release);
     }
     pub(crate) async fn stop_kubelet(&self) {
         self.kubelet_supervisor.shutdown(Duration::from_secs(5)).await;
