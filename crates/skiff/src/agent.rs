@@ -1,5 +1,6 @@
 //! The node beside (or without) a control plane: runtime, kubelet and its server, on threads of their own.
 
+use crate::components::kubelet::Tuning;
 use crate::{node_network, node_runtime};
 use anyhow::Context;
 use skiff_base::clock::SharedClock;
@@ -28,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) labels: Vec<(String, String)>,
     /// Most pods.
     pub(crate) max_pods: i64,
+    /// Bounds of what pods take.
+    pub(crate) tuning: Tuning,
     /// Root of the pods' cgroups.
     pub(crate) cgroup_root: String,
     /// A runtime of somebody else's, behind its CRI socket; the embedded one when absent.
@@ -81,6 +84,11 @@ pub(crate) async fn start(
         port: serving.listener.local_addr().context("reading the kubelet's port")?.port(),
         version: skiff_server::version::git_version(),
         log_root: "/var/log/pods".to_owned(),
+        log_rotation: config.tuning.log_rotation,
+        pod_pids_limit: config.tuning.pod_pids_limit,
+        eviction_hard: config.tuning.eviction_hard.clone(),
+        image_gc: config.tuning.image_gc,
+        allowed_unsafe_sysctls: config.tuning.allowed_unsafe_sysctls.clone(),
         cgroups: Some(skiff_linux::cgroup::Hierarchy::detect().context("finding the machine's cgroups")?),
         clock: Arc::clone(clock),
         ..KubeletConfig::default()

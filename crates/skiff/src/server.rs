@@ -293,6 +293,7 @@ impl Plane {
             addresses: addresses.to_vec(),
             labels: options.node_labels.clone(),
             max_pods: options.max_pods,
+            tuning: options.tuning.clone(),
             cgroup_root: options.cgroup_root.clone(),
             runtime_endpoint: options.runtime_endpoint.clone(),
             cluster_dns: if options.cluster_dns.is_empty() { dns } else { options.cluster_dns.clone() },

@@ -316,6 +316,7 @@ impl Alone {
             addresses,
             labels: options.node_labels,
             max_pods: options.max_pods,
+            tuning: options.tuning,
             cgroup_root: options.cgroup_root,
             runtime_endpoint: options.runtime_endpoint,
             cluster_dns: options.cluster_dns,

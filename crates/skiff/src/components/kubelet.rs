@@ -2,7 +2,12 @@
 
 use super::{Entry, InServer, Place, Said, Spec, alone, fixed, flag, of_server, serving};
 use crate::ports::Listen;
+use crate::usage::note;
 use skiff_base::flags::{Component, Served};
+use skiff_kubelet::eviction::{self, Threshold};
+use skiff_kubelet::kubelet::Config as KubeletConfig;
+use skiff_kubelet::{images_gc, rotation};
+use skiff_machinery::quantity::Quantity;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -35,6 +40,26 @@ const OWN: &[Entry] = &[
     },
     flag("node-labels", "Labels of the node beside the usual: key=value."),
     flag("max-pods", "Most pods."),
+    Entry {
+        served: Served::upstream("pod-max-pids", "Most processes of a pod; -1 for any number.").holding("4096"),
+        server: InServer::Same,
+        only: None,
+    },
+    Entry {
+        served: Served::upstream(
+            "eviction-hard",
+            "When pods are evicted: `memory.available<100Mi,nodefs.available<10%`.",
+        )
+        .holding("upstream's, but a disk with 2Gi of room is not short"),
+        server: InServer::Same,
+        only: None,
+    },
+    flag("container-log-max-size", "At which size a container's log is rotated; negative for never."),
+    flag("container-log-max-files", "Files of a container's log."),
+    flag("image-gc-high-threshold", "From which use of the disk on, in percent, images are collected; 100 for never."),
+    flag("image-gc-low-threshold", "Down to which use of the disk, in percent, images are collected."),
+    flag("minimum-image-ttl-duration", "How long an image that nobody uses stays."),
+    flag("allowed-unsafe-sysctls", "Sysctls that pods may set beyond the safe ones; a last `*` stands for any."),
     flag("cgroup-root", "Root of the pods' cgroups; /kubepods when absent."),
     alone("client-ca-file", "Authority of client certificates; the kubeconfig's when absent."),
     flag("tls-cert-file", "Certificate to show. Alone, one that nobody has signed is made in memory when absent."),
@@ -67,6 +92,57 @@ const OWN: &[Entry] = &[
     },
 ];
 
+/// Bounds of what pods take.
+#[derive(Clone, Debug)]
+pub(crate) struct Tuning {
+    pub(crate) pod_pids_limit: i64,
+    pub(crate) eviction_hard: Vec<Threshold>,
+    pub(crate) log_rotation: rotation::Policy,
+    pub(crate) image_gc: images_gc::Policy,
+    pub(crate) allowed_unsafe_sysctls: Vec<String>,
+}
+
+impl Tuning {
+    /// What is not said is the kubelet's own default.
+    fn read(said: &Said, mistakes: &mut Vec<String>) -> Self {
+        let default = KubeletConfig::default();
+        let mut log_rotation = default.log_rotation;
+        let size = |text: &str| Quantity::parse(text).map(|size| size.value());
+        if let Some(size) = said.parsed("container-log-max-size", size, mistakes) {
+            log_rotation.max_size = size;
+        }
+        if let Some(files) = said.number::<usize>("container-log-max-files", mistakes) {
+            log_rotation.max_files = files;
+        }
+        if log_rotation.max_files < 2 {
+            mistakes.push(format!("{}: has to be greater than 1", said.typed("container-log-max-files")));
+        }
+        let mut image_gc = default.image_gc;
+        if let Some(percent) = said.number("image-gc-high-threshold", mistakes) {
+            image_gc.high_percent = percent;
+        }
+        if let Some(percent) = said.number("image-gc-low-threshold", mistakes) {
+            image_gc.low_percent = percent;
+        }
+        if image_gc.high_percent > 100 || image_gc.low_percent >= image_gc.high_percent {
+            let (high, low) = (said.typed("image-gc-high-threshold"), said.typed("image-gc-low-threshold"));
+            mistakes.push(format!("{high} has to be at most 100 and greater than {low}"));
+        }
+        if let Some(age) = said.duration("minimum-image-ttl-duration") {
+            image_gc.min_age = age;
+        }
+        let thresholds = said.list("eviction-hard").map(|list| eviction::parse(&list.join(",")));
+        let thresholds = thresholds.transpose().map_err(|error| format!("{}: {error}", said.typed("eviction-hard")));
+        Self {
+            pod_pids_limit: said.number("pod-max-pids", mistakes).unwrap_or(default.pod_pids_limit),
+            eviction_hard: note(thresholds, mistakes).flatten().unwrap_or(default.eviction_hard),
+            log_rotation,
+            image_gc,
+            allowed_unsafe_sysctls: said.list("allowed-unsafe-sysctls").unwrap_or_default(),
+        }
+    }
+}
+
 /// What they mean.
 pub(crate) struct Options {
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -80,6 +156,7 @@ pub(crate) struct Options {
     pub(crate) root: Option<PathBuf>,
     pub(crate) node_labels: Vec<(String, String)>,
     pub(crate) max_pods: i64,
+    pub(crate) tuning: Tuning,
     pub(crate) cgroup_root: String,
     pub(crate) client_ca: Option<PathBuf>,
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
@@ -103,10 +180,10 @@ impl Options {
         said.gates(mistakes);
         let labels = said.list("node-labels").unwrap_or_default();
         let labels = labels.iter().map(|text| label(text).map_err(|error| format!("--node-labels: {error}")));
-        let node_labels = labels.filter_map(|one| crate::usage::note(one, mistakes)).collect();
+        let node_labels = labels.filter_map(|one| note(one, mistakes)).collect();
         let cluster_cidrs = said.list("cluster-cidr").unwrap_or_else(|| vec!["10.244.0.0/16".to_owned()]);
         for text in &cluster_cidrs {
-            crate::usage::note(super::proxy::cidr(text).map_err(|error| format!("--cluster-cidr: {error}")), mistakes);
+            note(super::proxy::cidr(text).map_err(|error| format!("--cluster-cidr: {error}")), mistakes);
         }
         let dns = said.parsed("cluster-dns", addresses, mistakes).unwrap_or_default();
         Self {
@@ -121,6 +198,7 @@ impl Options {
             root: said.path("root-dir"),
             node_labels,
             max_pods: said.number("max-pods", mistakes).unwrap_or(110),
+            tuning: Tuning::read(said, mistakes),
             cgroup_root: said.get("cgroup-root").unwrap_or("/kubepods").to_owned(),
             client_ca: said.path("client-ca-file"),
             tls: serving::pair(said, mistakes),
@@ -132,5 +210,34 @@ impl Options {
     /// From `--kubelet-arg`.
     pub(crate) fn in_server(arguments: Vec<String>, mistakes: &mut Vec<String>) -> Option<Self> {
         super::note_all(SPEC.parse(Place::Server, arguments), mistakes).map(|said| Self::read(&said, mistakes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Tuning, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let said = SPEC.parse(Place::Alone, text.split_whitespace().map(str::to_owned).collect())?;
+        let options = Options::read(&said, &mut mistakes);
+        if mistakes.is_empty() { Ok(options.tuning) } else { Err(mistakes) }
+    }
+
+    #[test]
+    fn bounds_are_read_and_those_that_make_no_sense_are_not() {
+        let tuning = read("").unwrap();
+        assert_eq!((tuning.pod_pids_limit, tuning.eviction_hard), (4096, eviction::defaults()));
+        let text = "--pod-max-pids=-1 --eviction-hard=memory.available<1Gi,nodefs.available<5% \
+                    --container-log-max-size=1Mi --container-log-max-files=3 --image-gc-high-threshold=70 \
+                    --image-gc-low-threshold=60 --minimum-image-ttl-duration=1h";
+        let tuning = read(text).unwrap();
+        assert_eq!((tuning.pod_pids_limit, tuning.eviction_hard.len()), (-1, 2));
+        assert_eq!((tuning.log_rotation.max_size, tuning.log_rotation.max_files), (1 << 20, 3));
+        assert_eq!((tuning.image_gc.high_percent, tuning.image_gc.low_percent), (70, 60));
+        assert_eq!(tuning.image_gc.min_age.as_secs(), 3600);
+        let wrong = "--eviction-hard=nonsense<1 --container-log-max-files=1 --container-log-max-size=much \
+                     --image-gc-low-threshold=90";
+        assert_eq!(read(wrong).unwrap_err().len(), 4, "{:?}", read(wrong));
     }
 }
