@@ -5,9 +5,9 @@ use super::ast::{Expr, Fold, FoldKind, Kind, Literal};
 use super::lexer::{Token, tokens};
 
 /// Deepest nesting: walks over an expression use the stack.
-const MAX_DEPTH: usize = 100;
+const MAX_DEPTH: usize = 40;
 /// Deepest tree.
-const MAX_HEIGHT: usize = 250;
+const MAX_HEIGHT: usize = 120;
 /// Longest source.
 const MAX_LENGTH: usize = 100_000;
 

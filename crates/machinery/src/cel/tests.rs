@@ -152,13 +152,29 @@ fn what_does_not_compile() {
         "#,
     );
     let deep = "(".repeat(300) + "1" + &")".repeat(300);
-    assert!(run(&deep).contains("deeper than 100 levels"));
+    assert!(run(&deep).contains("deeper than 40 levels"));
     let long = "1".to_owned() + &" + 1".repeat(2000);
-    assert!(run(&long).contains("more than 250 levels"));
+    assert!(run(&long).contains("more than 120 levels"));
     let chain = "true".to_owned() + &" && true".repeat(2000);
     assert_eq!(run(&chain), "true", "chains of one operator are no deep trees");
     let negated = "!".repeat(5001) + "true";
     assert_eq!(run(&negated), "false");
+}
+
+/// What is just deep enough fits half of a worker's stack, in a debug build too.
+#[test]
+fn the_deepest_expressions_fit_the_stack() {
+    let work = || {
+        let deep = "(".repeat(39) + "1" + &")".repeat(39);
+        assert_eq!(run(&deep), "1");
+        let nested = "[1].map(x, ".repeat(38) + "x" + &")".repeat(38);
+        assert!(run(&nested).starts_with("[[[["), "{}", run(&nested));
+        let chain = "1".to_owned() + &" + 1".repeat(118);
+        assert_eq!(run(&chain), "119");
+        let members = "self".to_owned() + &".?x".repeat(118);
+        assert_eq!(run(&format!("{members}.hasValue()")), "false");
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(work).unwrap().join().unwrap();
 }
 
 #[test]

@@ -50,7 +50,11 @@ pub fn complete(resources: &mut [Resource]) {
 #[derive(PartialEq)]
 struct Serving {
     uid: String,
-    spec: Value,
+    /// Of the spec: schemas are large, and only whether one has changed is asked.
+    digest: [u8; 32],
+    group: String,
+    /// Names of the served versions.
+    versions: Vec<String>,
     terminating: bool,
 }
 
@@ -122,14 +126,11 @@ impl Reconciler {
     }
 
     fn served_versions(&self) -> BTreeSet<(String, String)> {
-        let served = |version: &&Value| version.get("served").and_then(Value::as_bool) == Some(true);
-        let specs = self.serving.values().map(|serving| &serving.spec);
-        let versions = specs.flat_map(|spec| {
-            let group = spec.str_at(&["group"]).to_owned();
-            let versions = spec.items_at(&["versions"]).iter().filter(served);
-            versions.map(move |version| (group.clone(), version.str_at(&["name"]).to_owned()))
-        });
-        versions.collect()
+        let of = |serving: &Serving| {
+            let group = serving.group.clone();
+            serving.versions.iter().map(move |version| (group.clone(), version.clone())).collect::<Vec<_>>()
+        };
+        self.serving.values().flat_map(of).collect()
     }
 
     async fn reconcile_one(&mut self, name: &str, definition: &Value, others: &[&Value]) -> Result<(), ApiError> {
@@ -148,9 +149,16 @@ impl Reconciler {
     }
 
     async fn serve(&mut self, name: &str, definition: &Value, terminating: bool) -> Result<(), ApiError> {
+        let spec = skiff_machinery::codec::json::to_vec(definition.get("spec").unwrap_or(&Value::Null));
+        let mut digest = [0; 32];
+        digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &spec).as_ref());
+        let versions = definition.items_at(&["spec", "versions"]).iter();
+        let served = versions.filter(|version| version.get("served").and_then(Value::as_bool) == Some(true));
         let serving = Serving {
             uid: definition.str_at(&["metadata", "uid"]).to_owned(),
-            spec: definition.get("spec").cloned().unwrap_or_default(),
+            digest,
+            group: definition.str_at(&["spec", "group"]).to_owned(),
+            versions: served.map(|version| version.str_at(&["name"]).to_owned()).collect(),
             terminating,
         };
         if self.serving.get(name) == Some(&serving) {

@@ -3,7 +3,7 @@
 use super::columns::Columns;
 use super::strategy::{CustomStrategy, Face};
 use crate::kinds::{
-    CustomVersion, Resource, ScalePaths, Scope, SelectableField, StorageEncoding, Strategy, Subresource,
+    CustomVersion, PackedTree, Resource, ScalePaths, Scope, SelectableField, StorageEncoding, Strategy, Subresource,
     SubresourceBehaviour, TableConvertor, Version,
 };
 use parking_lot::Mutex;
@@ -76,7 +76,7 @@ fn version_of(group: &str, kind: &str, version: &Value, structural: Structural) 
         custom: Some(Arc::new(CustomVersion {
             structural,
             table: Some(Arc::new(columns) as Arc<dyn TableConvertor>),
-            openapi: version.at(&["schema", "openAPIV3Schema"]).cloned().unwrap_or_else(|| Value::Object(Map::new())),
+            openapi: PackedTree::pack(version.at(&["schema", "openAPIV3Schema"]).unwrap_or(&Value::Object(Map::new()))),
         })),
     })
 }

@@ -35,6 +35,7 @@ use crate::request::RequestContext;
 use skiff_machinery::schema::Type;
 use skiff_machinery::{ApiError, ErrorList, GroupKind, GroupResource, GroupVersion, Value};
 use std::future::Future;
+use std::io::{Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -122,7 +123,32 @@ pub struct CustomVersion {
     /// Its columns; `None`: name and age.
     pub table: Option<Arc<dyn TableConvertor>>,
     /// `openAPIV3Schema` as the definition has it, for publication.
-    pub openapi: Value,
+    pub openapi: PackedTree,
+}
+
+/// A tree that is seldom looked at, as compressed JSON: the schemas of larger operators take many megabytes as trees.
+pub struct PackedTree(bytes::Bytes);
+
+impl PackedTree {
+    /// Packs a tree.
+    pub fn pack(tree: &Value) -> Self {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        let text = skiff_machinery::codec::json::to_vec(tree);
+        let packed = encoder.write_all(&text).and_then(|()| encoder.finish());
+        let mut packed = packed.expect("memory takes all that is written");
+        packed.shrink_to_fit();
+        Self(packed.into())
+    }
+    /// The tree again.
+    pub fn unpack(&self) -> Value {
+        let mut text = Vec::new();
+        flate2::read::ZlibDecoder::new(self.0.as_ref()).read_to_end(&mut text).expect("it was packed here");
+        skiff_machinery::codec::json::from_slice(&text).expect("it was packed here")
+    }
+    /// The packed form: the same for the same tree.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Pure conversion between one served version and the storage version. `apiVersion` is set by the caller.

@@ -110,7 +110,7 @@ impl Document {
                 context.update(sub.name.as_bytes());
             }
             if let Some(custom) = &resource.versions[*index].custom {
-                context.update(&json::to_vec(&custom.openapi));
+                context.update(custom.openapi.as_bytes());
             }
         }
         hex(context.finish().as_ref())

@@ -90,7 +90,7 @@ impl Schemas {
         let gv = &version.group_version;
         let name = custom_name(gv, &resource.kind);
         if !self.made.contains_key(&name) {
-            let mut schema = custom.openapi.clone();
+            let mut schema = custom.openapi.unpack();
             if schema.as_object().is_none_or(Map::is_empty) {
                 schema = object! { "type": "object", "x-kubernetes-preserve-unknown-fields": true };
             }

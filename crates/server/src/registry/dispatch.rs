@@ -213,7 +213,7 @@ impl Registry {
             name: "",
             subresource: "",
             strategy,
-            options: None,
+            options: Some(write_options.to_object(options::Write::Create, &asked.query)),
         };
         let written = self.create(&write, object, &writer).await?;
         warnings.extend_from_slice(&written.warnings);
@@ -265,7 +265,7 @@ impl Registry {
             name: &info.name,
             subresource: &info.subresource,
             strategy,
-            options: None,
+            options: Some(write_options.to_object(options::Write::Update, &asked.query)),
         };
         let create = strategy.allow_create_on_update() && info.subresource.is_empty();
         let make = |old: super::update::Existing<'_>| match old {
@@ -312,7 +312,7 @@ impl Registry {
             name: &info.name,
             subresource: &info.subresource,
             strategy,
-            options: None,
+            options: Some(write_options.to_object(kind, &asked.query)),
         };
         let told = Mutex::new(Vec::new());
         let written = if let Patch::Apply(applied) = &patch {
@@ -385,8 +385,15 @@ impl Registry {
         let info = Arc::clone(&context.info);
         let strategy = &*scope.resource.strategy;
         let namespace = object_namespace(scope, &info.namespace);
-        let write =
-            Write { scope, context: &context, namespace, name: &info.name, subresource: "", strategy, options: None };
+        let write = Write {
+            scope,
+            context: &context,
+            namespace,
+            name: &info.name,
+            subresource: "",
+            strategy,
+            options: Some(delete_options.to_object()),
+        };
         let deleted = self.delete(&write, &delete_options).await?;
         let pending_code =
             if delete_options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -421,7 +428,8 @@ impl Registry {
         let mut entries = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
             let (namespace, name) = (entry.namespace(), entry.name());
-            let write = Write { scope, context: &context, namespace, name, subresource: "", strategy, options: None };
+            let options = Some(delete_options.to_object());
+            let write = Write { scope, context: &context, namespace, name, subresource: "", strategy, options };
             match self.delete(&write, &delete_options).await {
                 Ok(Deleted::Gone(entry) | Deleted::Pending(entry)) => entries.push(entry),
                 // Somebody else deleted it in between.
@@ -484,8 +492,15 @@ impl Registry {
             scale::put(scope, &mut object, &wanted, paths)?;
             Ok(patch::to_storage(scope, &writer, old, object))
         };
-        let write =
-            Write { scope, context, namespace, name: &info.name, subresource: "scale", strategy, options: None };
+        let write = Write {
+            scope,
+            context,
+            namespace,
+            name: &info.name,
+            subresource: "scale",
+            strategy,
+            options: Some(write_options.to_object(kind, &asked.query)),
+        };
         let written = self.update(&write, Rules::default(), &make).await?;
         let tree = codec.served(&*written.entry.tree(codec)?, scope.slot);
         Ok(respond::tree(StatusCode::OK, &scale::of(&tree, paths), &scale::schema(), accepted))
@@ -612,6 +627,7 @@ impl Registry {
         let asked = if name == "proxy" { crate::server::proxy::Asked::parse(&info.name) } else { None };
         let object_name = asked.map_or(info.name.as_str(), |asked| asked.name);
         let parent = self.get_entry(scope, namespace, object_name, "").await?.tree(scope.cache.codec())?;
+        let sub = scope.resource.subresources.iter().find(|sub| sub.name == info.subresource);
         let mut attributes = crate::admission::Attributes {
             context: &request.context,
             resource: &scope.resource,
@@ -619,7 +635,8 @@ impl Registry {
             namespace,
             name: &info.name,
             operation: crate::admission::Operation::Connect,
-            object: None,
+            object: sub
+                .and_then(|sub| options::connect_object(sub.kind, &crate::request::Query::of(&request.parts.uri))),
             old: None,
             options: None,
             warnings: crate::admission::Warnings::default(),

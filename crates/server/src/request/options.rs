@@ -3,7 +3,8 @@
 
 use super::Query;
 use skiff_machinery::codec::FieldValidation;
-use skiff_machinery::{ApiError, ErrorList, FieldError, FieldPath, GroupKind, Value};
+use skiff_machinery::schema::{Type, builtin};
+use skiff_machinery::{ApiError, ErrorList, FieldError, FieldPath, GroupKind, Map, Value};
 
 /// `ListOptions`, for list, watch and deletecollection. Selectors are text here: who knows the kind parses them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,13 +166,72 @@ impl WriteOptions {
         if errors.is_empty() {
             return Ok(Self { dry_run, field_manager, field_validation, force });
         }
-        let kind = match write {
-            Write::Create => "CreateOptions",
-            Write::Update => "UpdateOptions",
-            Write::Patch | Write::Apply => "PatchOptions",
-        };
-        Err(invalid(kind, &errors))
+        Err(invalid(write.kind(), &errors))
     }
+
+    /// The object that admission is shown; `given` is what the query said, since what it left out has no place in it.
+    pub fn to_object(&self, write: Write, query: &Query<'_>) -> Value {
+        let mut object = bare_options(write.kind(), self.dry_run);
+        for (field, text) in [
+            ("fieldManager", self.field_manager.as_str()),
+            ("fieldValidation", query.get("fieldValidation").unwrap_or_default()),
+        ] {
+            if !text.is_empty() {
+                object.insert(field, text);
+            }
+        }
+        if let Some(force) = self.force {
+            object.insert("force", force);
+        }
+        Value::Object(object)
+    }
+}
+
+impl Write {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch | Self::Apply => "PatchOptions",
+        }
+    }
+}
+
+/// An options object with what all kinds of them have.
+fn bare_options(kind: &str, dry_run: bool) -> Map {
+    let mut object = Map::new();
+    object.insert("kind", kind);
+    object.insert("apiVersion", "meta.k8s.io/v1");
+    if dry_run {
+        object.insert("dryRun", skiff_machinery::list!["All"]);
+    }
+    object
+}
+
+/// The options of a connection (`PodExecOptions` and their like) from the query, as admission is shown them.
+pub fn connect_object(kind: &str, query: &Query<'_>) -> Option<Value> {
+    let ty = builtin::by_kind("", "v1", kind)?;
+    let mut object = Map::new();
+    object.insert("kind", kind);
+    object.insert("apiVersion", "v1");
+    for field in ty.fields.iter() {
+        let name = field.name.as_str();
+        let Some(text) = query.get(name) else { continue };
+        let value = match &field.ty {
+            Type::Bool => Value::Bool(query.flag(name)),
+            Type::Int32 | Type::Int64 => match text.parse() {
+                Ok(number) => Value::Int(number),
+                Err(_) => continue,
+            },
+            Type::String => Value::from(text),
+            Type::List(item) if matches!(**item, Type::String) => {
+                Value::Array(query.all(name).map(Value::from).collect())
+            }
+            _ => continue,
+        };
+        object.insert(field.name.clone(), value);
+    }
+    Some(Value::Object(object))
 }
 
 /// `ValidateFieldManager`: short and printable.
@@ -230,6 +290,32 @@ impl DeleteOptions {
                 .unwrap_or(false),
         };
         options.check(errors)
+    }
+
+    /// The object that admission is shown.
+    pub fn to_object(&self) -> Value {
+        let mut object = bare_options("DeleteOptions", self.dry_run);
+        let mut put = |field: &'static str, value: Option<Value>| {
+            if let Some(value) = value {
+                object.insert(field, value);
+            }
+        };
+        put("gracePeriodSeconds", self.grace_period_seconds.map(Value::Int));
+        put("orphanDependents", self.orphan_dependents.map(Value::Bool));
+        put("propagationPolicy", self.propagation_policy.as_deref().map(Value::from));
+        put(
+            "ignoreStoreReadErrorWithClusterBreakingPotential",
+            self.ignore_store_read_error.then_some(Value::Bool(true)),
+        );
+        let mut preconditions = Map::new();
+        for (field, text) in [("uid", &self.precondition_uid), ("resourceVersion", &self.precondition_resource_version)]
+        {
+            if let Some(text) = text {
+                preconditions.insert(field, text.as_str());
+            }
+        }
+        put("preconditions", (!preconditions.is_empty()).then(|| Value::Object(preconditions)));
+        Value::Object(object)
     }
 
     /// `ValidateDeleteOptions`.

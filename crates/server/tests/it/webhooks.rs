@@ -152,6 +152,7 @@ async fn validating_webhooks_refuse_and_warn() {
         assert_eq!(request.str_at(&["object", "data", "a"]), "b");
         assert_eq!((request.str_at(&["operation"]), request.str_at(&["namespace"])), ("CREATE", "shop"));
         assert_eq!(request.str_at(&["userInfo", "username"]), "tester");
+        assert_eq!(request.str_at(&["options", "kind"]), "CreateOptions");
     }
     let hook = world.webhook("no", "/deny", "configmaps", &[]);
     world.configure("Validating", "two", vec![hook]).await.expect(201);
@@ -162,6 +163,7 @@ async fn validating_webhooks_refuse_and_warn() {
     world.api.delete(path).await.expect(403);
     let asked = world.hooks.asked.lock().last().unwrap().1.clone();
     assert_eq!(asked.str_at(&["operation"]), "DELETE");
+    assert_eq!(asked.str_at(&["options", "kind"]), "DeleteOptions");
     assert!(asked.get("object").unwrap().is_null() && asked.str_at(&["oldObject", "metadata", "name"]) == "a");
     // Updates were not asked for.
     world.api.patch(path, "merge-patch+json", r#"{"data":{"c":"d"}}"#).await.expect(200);

@@ -4,7 +4,7 @@
 use super::{Additional, JsonType, Limits, Node, Structural, embedded, format, rules};
 use crate::codec::json;
 use crate::codec::scalar::go_float;
-use crate::error::{ErrorList, FieldError};
+use crate::error::{ErrorList, FieldError, FieldErrorType};
 use crate::field::FieldPath;
 use crate::schema::ListKind;
 use crate::value::{Map, Value};
@@ -35,12 +35,22 @@ impl Structural {
         if before.is_empty() {
             lists("", object, &self.0, &mut found.errors);
         }
-        // Rules may count on everything else (`customResourceStrategy.Validate`).
-        if found.errors.is_empty() {
-            found.errors = self.check_rules(object, old);
+        // Rules may count on types and on what has to be there (`customResourceStrategy.Validate`).
+        if self.0.ruled && found.errors.iter().any(is_blocking) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing \
+                          errors to complete validation";
+            found.add("", |path| FieldError::invalid(path, Value::Null, detail));
+        } else {
+            found.errors.extend(self.check_rules(object, old));
         }
         found.errors
     }
+}
+
+/// Whether rules cannot be asked about an object with this mistake (`hasBlockingErr`).
+fn is_blocking(error: &FieldError) -> bool {
+    use FieldErrorType::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+    matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
 }
 
 /// What one subtree gave.
