@@ -3,6 +3,7 @@
 
 use crate::error::BenchError;
 use crate::rows::{Figure, Unit};
+use crate::sample;
 use crate::subject::{Place, Start, Subject};
 use crate::wire::{Call, Load, closed_loop};
 use skiff_base::task::Supervisor;
@@ -45,9 +46,12 @@ async fn bound(subject: &Subject, pods: &str) -> Result<(), BenchError> {
     subject.control().until(&left, "not all pods were scheduled", LIMIT, none).await.map(drop)
 }
 
-fn figures(subject: &Subject, size: Size, elapsed: Duration) -> Vec<Figure> {
+/// `cpu` is what the server had used when the clock started.
+fn figures(subject: &Subject, size: Size, elapsed: Duration, cpu: Duration) -> Vec<Figure> {
     let mut figures = vec![Figure { unit: Unit::PerSecond, value: size.pods as f64 / elapsed.as_secs_f64() }];
     if subject.is_visible() {
+        let cpu = sample::micros_each(cpu, subject.cpu_time(), size.pods);
+        figures.push(Figure { unit: Unit::Cpu, value: cpu });
         figures.push(Figure { unit: Unit::Mebibytes, value: subject.mebibytes() });
     }
     figures
@@ -67,7 +71,7 @@ pub async fn on_own(
     let (again, _) = Subject::start(place, Start::default(), supervisor).await?;
     let again = keep(again);
     bound(&again, &pods).await?;
-    Ok(figures(&again, size, again.began().elapsed()))
+    Ok(figures(&again, size, again.began().elapsed(), Duration::ZERO))
 }
 
 /// Ends what it holds when it is dropped.
@@ -83,11 +87,11 @@ impl Drop for Foreign {
 /// On a server elsewhere, whose scheduler `command` starts (and is: it ends with the row).
 pub async fn elsewhere(subject: &Subject, size: Size, command: &str) -> Result<Vec<Figure>, BenchError> {
     let pods = backlog(subject, size).await?;
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), subject.cpu_time());
     // `exec`, so that the scheduler is what is ended, and not a shell beside it.
     let spawned = Command::new("sh").arg("-c").arg(format!("exec {command}")).stdin(Stdio::null()).spawn();
     let spawn = |source| BenchError::Spawn { program: command.into(), source };
     let _scheduler = Foreign(spawned.map_err(spawn)?);
     bound(subject, &pods).await?;
-    Ok(figures(subject, size, began.elapsed()))
+    Ok(figures(subject, size, began.elapsed(), cpu))
 }

@@ -171,7 +171,7 @@ impl Place {
             .args(["--node-name", "bench"]);
         if !start.node {
             // Room for a range of pods' addresses on each of a thousand nodes that are only objects.
-            command.args(["--disable-agent", "--cluster-cidr", "10.0.0.0/8"]);
+            command.args(["--disable-agent", "--cluster-cidr", "172.16.0.0/12"]);
         }
         if !start.without.is_empty() {
             command.args(["--disable", &start.without.join(",")]);
