@@ -99,6 +99,14 @@ pub struct Informers {
     pub controller_revisions: Shared<Tree>,
     /// Jobs.
     pub jobs: Shared<Tree>,
+    /// StatefulSets.
+    pub stateful_sets: Shared<Tree>,
+    /// PersistentVolumeClaims.
+    pub claims: Shared<Tree>,
+    /// PersistentVolumes.
+    pub volumes: Shared<Tree>,
+    /// CronJobs.
+    pub cron_jobs: Shared<Tree>,
     /// ClusterRoles.
     pub cluster_roles: Shared<Tree>,
     /// ResourceQuotas.
@@ -131,6 +139,10 @@ impl Informers {
             daemon_sets: Shared::new(context, "apps", "v1", "daemonsets", all()),
             controller_revisions: Shared::new(context, "apps", "v1", "controllerrevisions", all()),
             jobs: Shared::new(context, "batch", "v1", "jobs", all()),
+            stateful_sets: Shared::new(context, "apps", "v1", "statefulsets", all()),
+            claims: Shared::new(context, "", "v1", "persistentvolumeclaims", all()),
+            volumes: Shared::new(context, "", "v1", "persistentvolumes", all()),
+            cron_jobs: Shared::new(context, "batch", "v1", "cronjobs", all()),
             cluster_roles: Shared::new(context, "rbac.authorization.k8s.io", "v1", "clusterroles", all()),
             resource_quotas: Shared::new(context, "", "v1", "resourcequotas", all()),
             node_leases: Shared::new(
@@ -147,6 +159,7 @@ impl Informers {
         });
         informers.pods.index(BY_NODE, |item| vec![Arc::clone(&item.value.node_name)]);
         informers.replica_sets.index(BY_CONTROLLER, |item| controller_uid(&item.value));
+        informers.jobs.index(BY_CONTROLLER, |item| controller_uid(&item.value));
         informers.controller_revisions.index(BY_CONTROLLER, |item| controller_uid(&item.value));
         informers
     }
@@ -165,6 +178,10 @@ impl Informers {
         self.daemon_sets.spawn(supervisor);
         self.controller_revisions.spawn(supervisor);
         self.jobs.spawn(supervisor);
+        self.stateful_sets.spawn(supervisor);
+        self.claims.spawn(supervisor);
+        self.volumes.spawn(supervisor);
+        self.cron_jobs.spawn(supervisor);
         self.cluster_roles.spawn(supervisor);
         self.resource_quotas.spawn(supervisor);
         self.node_leases.spawn(supervisor);

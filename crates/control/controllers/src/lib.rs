@@ -12,10 +12,12 @@
 
 pub mod cluster_role_aggregation;
 pub mod context;
+pub mod cronjob;
 pub mod daemonset;
 pub mod discovery;
 pub mod endpoints;
 pub mod garbage_collector;
+pub mod history;
 pub mod job;
 pub mod manager;
 pub mod namespace;
@@ -29,7 +31,9 @@ pub mod resource_quota;
 pub mod rollout;
 pub mod root_ca;
 pub mod service_account;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod template;
 pub mod ttl_after_finished;
+pub mod volume_protection;
 pub mod workload;

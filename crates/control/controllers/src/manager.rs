@@ -2,8 +2,9 @@
 
 use crate::context::{Clients, Context, Informers};
 use crate::{
-    cluster_role_aggregation, daemonset, endpoints, garbage_collector, job, namespace, node_ipam, node_lifecycle,
-    pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, taint_eviction, ttl_after_finished,
+    cluster_role_aggregation, cronjob, daemonset, endpoints, garbage_collector, job, namespace, node_ipam,
+    node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, statefulset, taint_eviction,
+    ttl_after_finished, volume_protection,
 };
 use skiff_base::clock::SharedClock;
 use skiff_base::metrics::Registry;
@@ -82,7 +83,10 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
     rollout::spawn(&context, &mut informers);
     daemonset::spawn(&context, &mut informers);
     job::spawn(&context, &mut informers);
+    cronjob::spawn(&context, &mut informers);
+    statefulset::spawn(&context, &mut informers);
     ttl_after_finished::spawn(&context, &mut informers);
+    volume_protection::spawn(&context, &mut informers);
     cluster_role_aggregation::spawn(&context, &mut informers);
     resource_quota::spawn(&context, &mut informers);
     endpoints::spawn(&context, &mut informers);

@@ -86,6 +86,17 @@ pub struct PodView {
     pub finished: Option<i64>,
     /// `status.reason`.
     pub reason: String,
+    /// Names of the claims that it uses.
+    pub claims: Box<[Box<str>]>,
+}
+
+/// The claim of a volume; a generic ephemeral volume's is named after pod and volume.
+pub fn claim_of(pod: &Value, volume: &Value) -> Option<String> {
+    if volume.get("ephemeral").is_some_and(|ephemeral| !ephemeral.is_null()) {
+        return Some(format!("{}-{}", pod.str_at(&["metadata", "name"]), volume.str_at(&["name"])));
+    }
+    let claim = volume.str_at(&["persistentVolumeClaim", "claimName"]);
+    (!claim.is_empty()).then(|| claim.to_owned())
 }
 
 /// Annotations that some controller reads.
@@ -189,6 +200,12 @@ impl Projection for PodView {
                 .collect::<Option<Vec<i64>>>()
                 .and_then(|ended| ended.into_iter().max()),
             reason: tree.str_at(&["status", "reason"]).to_owned(),
+            claims: spec
+                .items_at(&["volumes"])
+                .iter()
+                .filter_map(|volume| claim_of(tree, volume))
+                .map(String::into_boxed_str)
+                .collect(),
         })
     }
 }

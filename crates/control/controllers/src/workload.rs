@@ -89,6 +89,8 @@ pub fn int_at(tree: &Value, path: &[&str], default: i64) -> i64 {
 pub struct Adoption {
     /// A finalizer that every pod of the owner carries: put on when it is adopted, taken off when it is let go.
     pub finalizer: Option<&'static str>,
+    /// Only pods whose name is the owner's with an ordinal.
+    pub by_name: bool,
 }
 
 /// The pods that the owner controls, after adopting and releasing (`PodControllerRefManager.ClaimPods`).
@@ -108,7 +110,8 @@ pub async fn claim_pods(
         if owner_uid.is_some_and(|uid| uid != owner.uid()) {
             continue;
         }
-        let matches = selector.matches(&pod.labels);
+        let named = !adoption.by_name || crate::statefulset::is_member(owner.name(), &item.key.name);
+        let matches = named && selector.matches(&pod.labels);
         match decide_claim(owner_uid, owner.uid(), matches, pod.deleted.is_some(), owner.is_dying()) {
             Claim::Keep => claimed.push(item),
             Claim::Ignore => (),

@@ -4,12 +4,15 @@ use skiff_machinery::GroupVersion;
 
 /// Kinds whose objects are kept but that nothing acts on yet; the text names the missing part.
 const WARNINGS: &[(&str, &str, &str)] = &[
-    ("apps", "statefulsets", "StatefulSets are stored, but no StatefulSet controller is built yet: no pods are made"),
-    ("batch", "cronjobs", "CronJobs are stored, but no CronJob controller is built yet: no jobs are started"),
     (
         "autoscaling",
         "horizontalpodautoscalers",
         "HorizontalPodAutoscalers are stored, but no autoscaler is built yet: nothing is scaled",
+    ),
+    (
+        "",
+        "pods/resize",
+        "The new resources are stored, but this server's own node does not resize containers that run yet: the pod's condition PodResizePending says so",
     ),
     (
         "",

@@ -163,7 +163,7 @@ impl Controller {
         if owner.is_dying() {
             return Ok(None);
         }
-        let (hash, _revision) = update::sync_history(self, &owner).await?;
+        let hash = update::sync_history(self, &owner).await?;
         let nodes = self.nodes.list();
         let by_node = self.claim(&owner, &selector).await?;
         let mut plan = decide(owner.tree, &hash, &nodes, &by_node, epoch_seconds(self.clock.wall()));

@@ -2,13 +2,13 @@
 
 use super::{ByNode, Controller, HASH, Plan, fit};
 use crate::context::SyncError;
-use crate::ownership::controller_of;
+use crate::history::History;
 use crate::pod::PodView;
 use crate::template::scaled;
 use crate::workload::{Owner, int_at};
 use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::{Tree, WriteOptions};
-use skiff_machinery::{Value, object};
+use skiff_machinery::Value;
 use std::collections::BTreeSet;
 
 fn bound(set: &Value, name: &str, total: i64) -> Option<i64> {
@@ -20,78 +20,29 @@ pub(super) fn surges(set: &Value) -> bool {
     bound(set, "maxSurge", 100).unwrap_or(0) > 0
 }
 
-/// What a revision keeps: the template, to be put back as a strategic patch by `kubectl rollout undo`.
-fn revision_data(template: &Value) -> Value {
-    let mut template = template.clone();
-    if let Some(map) = template.as_object_mut() {
-        map.insert("$patch", "replace");
-    }
-    object! { "spec": object! { "template": template } }
+fn history(controller: &Controller) -> History<'_> {
+    History { client: &controller.client, store: &controller.revisions, label: HASH }
 }
 
-/// Makes sure the present template has its revision and that it is the newest. Returns its hash and number.
-pub(super) async fn sync_history(controller: &Controller, owner: &Owner<'_>) -> Result<(String, i64), SyncError> {
+/// Makes sure the present template has its revision and that it is the newest. Returns its hash.
+pub(super) async fn sync_history(controller: &Controller, owner: &Owner<'_>) -> Result<String, SyncError> {
     let template = owner.tree.at(&["spec", "template"]).cloned().unwrap_or_default();
-    let hash = crate::template::hash(&template, int_at(owner.tree, &["status", "collisionCount"], 0));
-    let data = revision_data(&template);
-    let owned = controller.revisions.by_index(crate::context::BY_CONTROLLER, owner.uid());
-    let newest = owned.iter().map(|revision| int_at(&revision.value, &["revision"], 0)).max().unwrap_or(0);
-    let api = controller.client.namespaced("apps", "v1", "controllerrevisions", owner.namespace());
-    let options = WriteOptions::default();
-    let written = match owned.iter().find(|revision| revision.value.get("data") == Some(&data)) {
-        Some(known) => {
-            let number = int_at(&known.value, &["revision"], 0);
-            let label = known.value.str_at(&["metadata", "labels", HASH]).to_owned();
-            if number == newest {
-                return Ok((label, number));
-            }
-            // A rollback: the old template is the newest again.
-            let patch = object! { "revision": newest + 1 };
-            let patched = api.patch(&known.key.name, "", &skiff_client::Patch::Merge(&patch), &options).await?;
-            controller.revisions.wait_for(&known.key, &patched).await;
-            return Ok((label, newest + 1));
-        }
-        None => {
-            let mut labels = template.object_at(&["metadata", "labels"]).cloned().unwrap_or_default();
-            labels.insert(HASH, hash.as_str());
-            let revision = object! {
-                "apiVersion": "apps/v1",
-                "kind": "ControllerRevision",
-                "metadata": object! {
-                    "name": format!("{}-{hash}", owner.name()),
-                    "namespace": owner.namespace(),
-                    "labels": labels,
-                    "ownerReferences": vec![owner.controller_reference()],
-                },
-                "data": data,
-                "revision": newest + 1,
-            };
-            api.create(&revision, &options).await
-        }
-    };
-    match written {
-        Ok(written) => {
-            let key = ObjectKey::new(owner.namespace(), written.str_at(&["metadata", "name"]));
-            controller.revisions.wait_for(&key, &written).await;
-            Ok((hash, newest + 1))
-        }
-        Err(error) if error.is_already_exists() => {
-            let name = format!("{}-{hash}", owner.name());
-            let taken = api.fetch_optional(&name).await?;
-            let ours =
-                taken.as_ref().and_then(controller_of).is_some_and(|known| known.str_at(&["uid"]) == owner.uid());
-            if !ours {
+    match history(controller).sync(owner, &template).await {
+        Ok(revision) => Ok(revision.str_at(&["metadata", "labels", HASH]).to_owned()),
+        Err(error) => {
+            if error.is_already_exists() {
                 let mut updated = owner.tree.clone();
                 if let Some(map) = updated.as_object_mut() {
                     let count = int_at(owner.tree, &["status", "collisionCount"], 0) + 1;
                     map.object_mut("status").insert("collisionCount", count);
                 }
-                let sets = controller.client.namespaced("apps", "v1", "daemonsets", owner.namespace());
-                sets.replace(owner.name(), "status", &updated, &options).await?;
+                owner
+                    .api(&controller.client)
+                    .replace(owner.name(), "status", &updated, &WriteOptions::default())
+                    .await?;
             }
             Err(error.into())
         }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -229,7 +180,7 @@ fn surge(
 mod tests {
     use super::*;
     use skiff_client::Projection;
-    use skiff_machinery::list;
+    use skiff_machinery::{list, object};
     use std::sync::Arc;
 
     fn node(name: &str) -> Item<Tree> {

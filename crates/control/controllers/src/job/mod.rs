@@ -111,7 +111,7 @@ impl Controller {
         }
         let owner = owner_of(&job);
         let selector = owner.selector()?;
-        let adoption = Adoption { finalizer: Some(TRACKING) };
+        let adoption = Adoption { finalizer: Some(TRACKING), ..Adoption::default() };
         let pods = claim_pods(&self.client, &self.pods, &owner, &selector, adoption).await?;
         if is_finished(&job) {
             return self.remove_finalizers(&pods).await.map(|_| None);

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod cluster;
+mod cronjobs;
 mod garbage_collection;
 mod jobs;
 mod nodes;
 mod small;
+mod statefulsets;
