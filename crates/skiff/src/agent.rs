@@ -58,12 +58,16 @@ pub(crate) struct Serving {
 /// Starts the node. `client` is the node's own way to the API. Answers under which name its runtime has the image that is
 /// this executable.
 pub(crate) async fn start(
-    config: Config,
+    mut config: Config,
     client: Client,
     serving: Serving,
     clock: &SharedClock,
     supervisor: &Supervisor,
 ) -> anyhow::Result<String> {
+    // Shims and containers stand elsewhere, and what is made for them is recorded by its path.
+    for path in [&mut config.data_dir, &mut config.root] {
+        *path = std::path::absolute(&*path).with_context(|| format!("finding {}", path.display()))?;
+    }
     let runtime = match &config.runtime_endpoint {
         Some(endpoint) => node_runtime::foreign(endpoint, &config.data_dir, clock, supervisor).await?,
         None => {

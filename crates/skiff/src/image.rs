@@ -1,5 +1,7 @@
 //! `skiff image`: the node's images, for people. Works beside a running server, on the same store.
 
+use crate::node_images::OWN_IMAGE;
+use crate::node_runtime;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use skiff_base::task::Supervisor;
@@ -62,13 +64,18 @@ pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
             println!("{} {name}", image.id);
         }
         Command::Ls => {
+            let row = |name: &str, id: &str, size: u64| {
+                let id: String = id.trim_start_matches("sha256:").chars().take(12).collect();
+                println!("{name:<60} {id:<16} {:.1} MB", size as f64 / 1e6);
+            };
             println!("{:<60} {:<16} SIZE", "NAME", "ID");
             for image in images.list() {
-                let id: String = image.id.trim_start_matches("sha256:").chars().take(12).collect();
                 let names = if image.tags.is_empty() { &image.digests } else { &image.tags };
-                for name in names {
-                    println!("{name:<60} {id:<16} {:.1} MB", image.size as f64 / 1e6);
-                }
+                names.iter().for_each(|name| row(name, &image.id, image.size));
+            }
+            // There once a node has run on the data directory.
+            if let Some(own) = node_runtime::known_own_image(&flags.data_dir)? {
+                row(OWN_IMAGE, &own.documents()?.id, own.size());
             }
         }
         Command::Rm { name } => {

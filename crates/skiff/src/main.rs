@@ -5,6 +5,7 @@ mod agent;
 mod cleanup;
 mod components;
 mod config;
+mod cri;
 mod dns;
 #[cfg(test)]
 mod documents;
@@ -57,6 +58,8 @@ enum Command {
     KubeProxy(Passed),
     /// Runs the cluster's DNS server.
     Dns(dns::Flags),
+    /// Runs the embedded container runtime alone, behind its CRI socket.
+    Cri(cri::Flags),
     /// Answers as a CNI plug-in (CNI_COMMAND and the rest of that contract).
     Cni,
     /// Imports, pulls, lists and removes the node's images.
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Command::KubeProxy(passed) => components::alone::run("kube-proxy", passed.arguments),
         Command::Dns(flags) => dns::run(flags),
         Command::Image(flags) => image::run(flags),
+        Command::Cri(flags) => cri::run(flags),
         Command::Cleanup(flags) => cleanup::run(&flags),
         Command::Bench(flags) => {
             skiff_bench::run(&flags, node_images::OWN_IMAGE, &mut std::io::stdout()).map_err(Into::into)

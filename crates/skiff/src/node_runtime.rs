@@ -64,6 +64,15 @@ fn own_image(data_dir: &Path, tasks: &Supervisor) -> anyhow::Result<(Arc<OwnImag
     Ok((own, layer))
 }
 
+/// The image that a node has made of its executable, if one has run on this data directory.
+pub(crate) fn known_own_image(data_dir: &Path) -> anyhow::Result<Option<OwnImage>> {
+    let program = data_dir.join("self/layer/skiff");
+    if !program.exists() {
+        return Ok(None);
+    }
+    Ok(Some(OwnImage::new(program, data_dir.join("self/image.json"))?))
+}
+
 /// A link to the same file where the file system allows it, else a copy. A link that is the same already is left alone:
 /// running containers have it as their root.
 fn take_executable(executable: &Path, target: &Path) -> std::io::Result<()> {

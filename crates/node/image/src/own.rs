@@ -227,12 +227,12 @@ enum Content {
     Layer(String),
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+fn refusal(status: StatusCode, code: &str, message: &str) -> Box<Response<Body>> {
     let body = serde_json::json!({ "errors": [{ "code": code, "message": message }] }).to_string();
     let mut answer = Response::new(Body::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    answer
+    Box::new(answer)
 }
 
 /// The beginning that is asked for in `bytes=N-`.
@@ -246,7 +246,7 @@ impl OwnRegistry {
         Self { image, repository: repository.to_owned(), tag: tag.to_owned(), supervisor }
     }
 
-    fn find(&self, path: &str) -> Result<Content, Response<Body>> {
+    fn find(&self, path: &str) -> Result<Content, Box<Response<Body>>> {
         let unknown = |code, what| refusal(StatusCode::NOT_FOUND, code, what);
         let below = path.strip_prefix("/v2/").and_then(|rest| rest.strip_prefix(self.repository.as_str()));
         let below = below.ok_or_else(|| unknown("NAME_UNKNOWN", "repository name not known to registry"))?;
@@ -271,7 +271,7 @@ impl OwnRegistry {
         }
     }
 
-    fn answer(&self, request: &Request<Body>) -> Result<Response<Body>, Response<Body>> {
+    fn answer(&self, request: &Request<Body>) -> Result<Response<Body>, Box<Response<Body>>> {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             let message = "the image is part of the executable and cannot be changed";
@@ -352,9 +352,7 @@ impl Service for OwnRegistry {
             if let Err(error) = computed {
                 tracing::error!(%error, "digesting the executable ended early");
             }
-            match self.answer(&request) {
-                Ok(answer) | Err(answer) => answer,
-            }
+            self.answer(&request).unwrap_or_else(|refusal| *refusal)
         })
     }
 }

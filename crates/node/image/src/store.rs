@@ -446,11 +446,19 @@ impl Images {
         let _pins = Pins::new(&self.shared, &layers);
         let missing: Vec<String> = layers.iter().filter(|digest| !self.has_layer(digest)).cloned().collect();
         let made = self.complete_layers(&layers, layer);
-        let added = made.and_then(|(layer_sizes, layer_files)| {
-            let size = layer_sizes.values().sum::<u64>().max(1);
-            let (tags_of, digests_of) = (BTreeSet::new(), BTreeSet::new());
-            let image =
-                Image { id, tags: tags_of, digests: digests_of, size, config, layers, layer_sizes, layer_files };
+        let added = made.and_then(|usages| {
+            let size = usages.values().map(|usage| usage.bytes).sum::<u64>().max(1);
+            let each = |of: fn(&Usage) -> u64| usages.iter().map(|(layer, usage)| (layer.clone(), of(usage))).collect();
+            let image = Image {
+                id,
+                tags: BTreeSet::new(),
+                digests: BTreeSet::new(),
+                size,
+                config,
+                layers,
+                layer_sizes: each(|usage| usage.bytes),
+                layer_files: each(|usage| usage.inodes),
+            };
             self.enter(image, tags, digests)
         });
         if added.is_err() {
@@ -471,10 +479,10 @@ impl Images {
         &self,
         layers: &[String],
         mut layer: impl FnMut(usize, &str, &mut Budget) -> Result<Usage, ImageError>,
-    ) -> Result<(BTreeMap<String, u64>, BTreeMap<String, u64>), ImageError> {
+    ) -> Result<BTreeMap<String, Usage>, ImageError> {
         let mut budget = Budget::new(&self.shared.limits);
         let known = self.list();
-        let (mut sizes, mut files) = (BTreeMap::new(), BTreeMap::new());
+        let mut usages = BTreeMap::new();
         for (index, digest) in layers.iter().enumerate() {
             let usage = if self.has_layer(digest) {
                 let other = known.iter().find(|image| image.layers.contains(digest));
@@ -485,10 +493,9 @@ impl Images {
             } else {
                 layer(index, digest, &mut budget)?
             };
-            sizes.insert(digest.clone(), usage.bytes);
-            files.insert(digest.clone(), usage.inodes);
+            usages.insert(digest.clone(), usage);
         }
-        Ok((sizes, files))
+        Ok(usages)
     }
 
     /// Writes an image down. A name moves from the image that had it.

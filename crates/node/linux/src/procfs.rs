@@ -21,13 +21,26 @@ pub struct Process {
     started: u64,
 }
 
-/// Fields 4 (parent) and 22 (start) of `/proc/PID/stat`; the name before them may hold anything.
-fn parse_stat(text: &[u8]) -> Option<(i32, u64)> {
+/// What is wanted of `/proc/PID/stat`.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    ended: bool,
+    parent: i32,
+    started: u64,
+}
+
+/// Fields 3 (state), 4 (parent) and 22 (start); the name before them may hold anything.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
     let end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    Some((parent, fields.nth(17)?.parse().ok()?))
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    let parent = fields.next()?.parse().ok()?;
+    Some(Stat { ended, parent, started: fields.nth(17)?.parse().ok()? })
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Every process, itself included. One that ends meanwhile is left out.
@@ -60,7 +73,7 @@ pub fn with_descendants(all: &[Process], some: &[Process]) -> Vec<Process> {
 impl Process {
     /// The process of that number, if there is one.
     pub fn find(pid: i32) -> Option<Self> {
-        let (parent, started) = parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)?;
+        let Stat { parent, started, .. } = stat(pid)?;
         Some(Self { pid, parent, started })
     }
 
@@ -71,6 +84,11 @@ impl Process {
     /// Whether it is still there, a zombie included.
     pub fn is_there(&self) -> bool {
         Self::find(self.pid).is_some_and(|now| now.started == self.started)
+    }
+
+    /// Whether it still runs: one that has ended and that nobody has reaped holds nothing any more.
+    pub fn is_running(&self) -> bool {
+        stat(self.pid).is_some_and(|now| now.started == self.started && !now.ended)
     }
 
     /// Its arguments; none for a kernel thread or one that has ended.
@@ -132,7 +150,8 @@ mod tests {
     #[test]
     fn a_name_in_stat_may_hold_anything() {
         let tail = "S 7 1 1 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 1000";
-        assert_eq!(parse_stat(format!("12 (a) b (c) {tail}").as_bytes()), Some((7, 4242)));
+        let stat = parse_stat(format!("12 (a) b (c) {tail}").as_bytes());
+        assert_eq!(stat, Some(Stat { ended: false, parent: 7, started: 4242 }));
         assert_eq!(parse_stat(b"12 (short) S 7"), None);
         assert_eq!(parse_stat(b""), None);
     }
@@ -148,7 +167,11 @@ mod tests {
         // Another one of the same number is not touched.
         let earlier = Process { started: found.started - 1, ..found };
         assert!(!earlier.is_there() && !earlier.signal(libc::SIGKILL).unwrap());
-        assert!(found.signal(libc::SIGKILL).unwrap());
+        assert!(found.is_running() && found.signal(libc::SIGKILL).unwrap());
+        while found.is_running() {
+            std::thread::yield_now();
+        }
+        assert!(found.is_there(), "not reaped yet");
         child.wait().unwrap();
         assert!(!found.is_there() && !found.signal(libc::SIGKILL).unwrap());
         assert!(found.arguments().is_empty());

@@ -71,6 +71,11 @@ impl Inner {
             remove_dir(&dir)?;
             return Err(io_error("preparing the container directory")(error));
         }
+        // From now on its layers are in use. One that was removed just before is told now, not by a failed mount.
+        if !image.layers.iter().all(|layer| layer.is_dir()) {
+            remove_dir(&dir)?;
+            return Err(CriError::not_found(format!("image {reference:?} not found: it has just been removed")));
+        }
         self.containers.lock().insert(id.clone(), Arc::new(container));
         self.announce(&id, &sandbox.id, ContainerEventType::ContainerCreatedEvent);
         Ok(id)

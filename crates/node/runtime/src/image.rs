@@ -44,9 +44,8 @@ pub struct ResolvedImage {
 /// Images on this node: the CRI's own service (list, status, pull, remove, usage) and the one question that the CRI has
 /// no word for.
 pub trait ImageStore: ImageService + 'static {
-    /// The image for a reference or id. It is not fetched: `NotFound` if it is not here. Its layers stay as long as a
-    /// container uses them, whatever is removed meanwhile: the store asks nobody, so the runtime's containers are
-    /// protected by the kubelet, which removes only unused images.
+    /// The image for a reference or id. It is not fetched: `NotFound` if it is not here. Its layers have to stay as
+    /// long as a container uses them, whatever is removed meanwhile: [`crate::leftovers::layers_in_use`] says which.
     fn resolve<'a>(&'a self, reference: &'a str) -> CriFuture<'a, ResolvedImage>;
 }
 

@@ -167,7 +167,7 @@ impl Leftovers {
         let everybody: Vec<Process> = self.shims.iter().chain(&self.processes).copied().collect();
         failures.extend(everybody.iter().filter_map(|process| signal(process, libc::SIGKILL)));
         await_end(&everybody, KILL_LIMIT);
-        for process in everybody.iter().filter(|process| process.is_there()) {
+        for process in everybody.iter().filter(|process| process.is_running()) {
             failures.push(format!("process {} does not end", process.pid));
         }
         for path in &self.cgroups {
@@ -197,10 +197,10 @@ pub fn remove_idle_cgroup(hierarchy: &Hierarchy, path: &Path) -> Result<(), Cgro
     Ok(())
 }
 
-/// Waits until none of `processes` is there, at most so long. Zombies whose parent does not reap them end with it.
+/// Waits until none of `processes` runs, at most so long.
 fn await_end(processes: &[Process], limit: Duration) {
     let deadline = Instant::now() + limit;
-    while processes.iter().any(Process::is_there) && Instant::now() < deadline {
+    while processes.iter().any(Process::is_running) && Instant::now() < deadline {
         crate::sandbox::pause();
     }
 }

@@ -104,7 +104,7 @@ async fn commands_run_by_url_over_both_framings() {
         assert!(matches!(outcome, Outcome::Exit { code: 7, .. }), "{framing:?} {outcome:?}");
 
         let terminal = Options { stdin: true, stdout: true, stderr: false, tty: true };
-        let line = "while ! stty size | grep -q '43 132'; do sleep 0.02; done; stty size";
+        let line = "while ! stty size 2>/dev/null | grep -q '43 132'; do sleep 0.02; done; stty size";
         let mut streams = world.exec(&id, line, terminal, framing).await;
         streams.resize(TerminalSize { width: 132, height: 43 }).await.unwrap();
         let out = streams.stdout.take();
