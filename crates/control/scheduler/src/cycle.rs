@@ -209,9 +209,9 @@ impl Chooser {
     }
 
     /// A node for the pod.
-    pub fn choose(&mut self, framework: &Framework, cluster: &Cluster, pod: &Pod) -> Result<Arc<str>, FitError> {
+    pub fn choose(&mut self, framework: &Framework, cluster: &Cluster, pod: &Pod) -> Result<Arc<str>, Box<FitError>> {
         let nodes = cluster.nodes();
-        let mut error = FitError { nodes: nodes.len(), ..FitError::default() };
+        let mut error = Box::new(FitError { nodes: nodes.len(), ..FitError::default() });
         if nodes.is_empty() {
             return Err(error);
         }

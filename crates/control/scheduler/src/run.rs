@@ -247,7 +247,7 @@ impl Shared {
     }
 
     /// A pod fits nowhere: looks whether room can be made, and says what is.
-    fn not_decided(self: &Arc<Self>, state: &mut State, pod: Arc<Pod>, mut error: FitError, began: Instant) {
+    fn not_decided(self: &Arc<Self>, state: &mut State, pod: Arc<Pod>, mut error: Box<FitError>, began: Instant) {
         let mut room = None;
         let mut nomination = None;
         if error.nodes > 0 {

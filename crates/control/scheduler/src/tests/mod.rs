@@ -1,5 +1,4 @@
 //! Decisions of the default profile: manifests in, node or upstream's message out.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod pods;
 mod preemption;

@@ -119,7 +119,8 @@ impl Cluster {
     }
     /// A node with so many CPUs, ready.
     pub(crate) async fn node(&self, name: &str, cpu: &str) {
-        let node = format!("metadata: {{name: '{name}', labels: {{zone: '{name}', kubernetes.io/hostname: '{name}'}}}}");
+        let node =
+            format!("metadata: {{name: '{name}', labels: {{zone: '{name}', kubernetes.io/hostname: '{name}'}}}}");
         self.make("", "nodes", "", &node).await;
         let room = object! { "cpu": cpu, "memory": "8Gi", "pods": "100" };
         let ready = list![object! { "type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z" }];

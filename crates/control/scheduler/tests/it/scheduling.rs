@@ -33,11 +33,12 @@ async fn a_pod_waits_for_a_node_that_has_room_and_says_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_more_important_pod_gets_room() {
     let cluster = Cluster::start().await;
-    let class = "metadata: {name: high}\nvalue: 1000";
-    cluster.make("scheduling.k8s.io", "priorityclasses", "", class).await;
+    for class in ["metadata: {name: high}\nvalue: 1000", "metadata: {name: middle}\nvalue: 100"] {
+        cluster.make("scheduling.k8s.io", "priorityclasses", "", class).await;
+    }
     cluster.node("n", "2").await;
     cluster.pod("low", "low", "1", "").await;
-    cluster.pod("kept", "kept", "500m", "").await;
+    cluster.pod("kept", "kept", "500m", "  priorityClassName: middle").await;
     assert_eq!(cluster.bound("low").await, "n");
     assert_eq!(cluster.bound("kept").await, "n");
     cluster.pod("wants", "wants", "1", "  priorityClassName: high").await;
