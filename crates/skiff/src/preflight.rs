@@ -9,6 +9,7 @@ use skiff_linux::netlink::netns::NetNs;
 use skiff_linux::netlink::route::{RouteSocket, VethEnd};
 use skiff_linux::nft::{Batch, Family, Hook, HookPoint, Nft, Table};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// A machine that cannot be a node as it is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +86,21 @@ pub(crate) fn kernel(kernel: &dyn Kernel) -> Result<(), NotANode> {
 /// The kernel of this machine. What is tried is undone, or ends with a namespace of its own.
 pub(crate) struct ThisMachine {
     /// Where containers' layers will be.
-    pub(crate) data_dir: PathBuf,
+    data_dir: PathBuf,
+    /// Made once: that takes tens of milliseconds.
+    namespace: OnceLock<Result<NetNs, String>>,
+}
+
+impl ThisMachine {
+    /// For a node that keeps everything in `data_dir`.
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self { data_dir: data_dir.to_owned(), namespace: OnceLock::new() }
+    }
+
+    /// A network namespace to try things in.
+    fn namespace(&self) -> Result<&NetNs, String> {
+        self.namespace.get_or_init(|| NetNs::create().map_err(shown)).as_ref().map_err(String::clone)
+    }
 }
 
 fn shown(error: impl std::error::Error) -> String {
@@ -130,15 +145,15 @@ impl Kernel for ThisMachine {
     }
 
     fn veth(&self) -> Result<(), String> {
-        let namespace = NetNs::create().map_err(shown)?;
-        let mut socket = RouteSocket::open_in(&namespace).map_err(shown)?;
+        let namespace = self.namespace()?;
+        let mut socket = RouteSocket::open_in(namespace).map_err(shown)?;
         let end = |name, last| VethEnd { name, mac: [2, 0, 0, 0, 0, last], netns: None, group: 0 };
         socket.add_veth(&end("near", 1), &end("far", 2), 1500).map_err(shown)
     }
 
     fn nftables(&self) -> Result<(), String> {
-        let namespace = NetNs::create().map_err(shown)?;
-        let mut nft = Nft::open_in(&namespace).map_err(shown)?;
+        let namespace = self.namespace()?;
+        let mut nft = Nft::open_in(namespace).map_err(shown)?;
         let table = Table { family: Family::Ip, name: "preflight" };
         let mut batch = Batch::new();
         batch.add_table(table);
@@ -206,7 +221,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let machine = ThisMachine { data_dir: dir.path().to_owned() };
+        let machine = ThisMachine::new(dir.path());
         let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap().matches("preflight").count();
         if let Err(error) = kernel(&machine) {
             println!("skipped in part: {error}");

@@ -126,7 +126,7 @@ fn probe(config: &Config) -> Option<tokio::task::JoinHandle<Result<(), preflight
     if node.kubelet.runtime_endpoint.is_some() {
         return None;
     }
-    let machine = ThisMachine { data_dir: config.data_dir.clone() };
+    let machine = ThisMachine::new(&config.data_dir);
     Some(tokio::task::spawn_blocking(move || preflight::kernel(&machine)))
 }
 

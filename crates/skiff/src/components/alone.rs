@@ -294,7 +294,7 @@ impl Alone {
 
     async fn kubelet(&self, options: kubelet::Options) -> anyhow::Result<()> {
         if options.runtime_endpoint.is_none() {
-            let machine = ThisMachine { data_dir: options.data_dir.clone() };
+            let machine = ThisMachine::new(&options.data_dir);
             tokio::task::spawn_blocking(move || preflight::kernel(&machine)).await??;
         }
         let addresses = if options.node_ips.is_empty() { vec![default_address()] } else { options.node_ips.clone() };
