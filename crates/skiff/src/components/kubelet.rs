@@ -119,7 +119,8 @@ impl Tuning {
         }
         let mut image_gc = default.image_gc;
         if let Some(percent) = said.number("image-gc-high-threshold", mistakes) {
-            image_gc.high_percent = percent;
+            // What is said counts as it is said, however much room that leaves.
+            (image_gc.high_percent, image_gc.room) = (percent, u64::MAX);
         }
         if let Some(percent) = said.number("image-gc-low-threshold", mistakes) {
             image_gc.low_percent = percent;

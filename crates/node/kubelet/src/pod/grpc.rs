@@ -66,6 +66,56 @@ pub(super) async fn check(host: &str, port: u16, service: &str, timeout: Duratio
 mod tests {
     use super::*;
 
+    use tonic::codegen::{BoxFuture, Service};
+
+    /// A server of the protocol that answers with a status; `web` alone is known to serve.
+    #[derive(Clone)]
+    struct Health;
+    impl tonic::server::NamedService for Health {
+        const NAME: &'static str = "grpc.health.v1.Health";
+    }
+    impl tonic::server::UnaryService<HealthCheckRequest> for Health {
+        type Response = HealthCheckResponse;
+        type Future = BoxFuture<tonic::Response<HealthCheckResponse>, tonic::Status>;
+        fn call(&mut self, request: tonic::Request<HealthCheckRequest>) -> Self::Future {
+            let status = if request.into_inner().service == "web" { SERVING } else { 2 };
+            Box::pin(std::future::ready(Ok(tonic::Response::new(HealthCheckResponse { status }))))
+        }
+    }
+    impl Service<http::Request<tonic::body::Body>> for Health {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+            let codec = ProstCodec::<HealthCheckResponse, HealthCheckRequest>::default();
+            Box::pin(async move { Ok(tonic::server::Grpc::new(codec).unary(Health, request).await) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_says_whether_it_serves() {
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let server = tonic::transport::Server::builder().add_service(Health).serve(address);
+        let asking = async {
+            let within = Duration::from_secs(5);
+            while tokio::net::TcpStream::connect(address).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(check("127.0.0.1", address.port(), "web", within).await, Ok(()));
+            let error = check("127.0.0.1", address.port(), "", within).await.unwrap_err();
+            assert_eq!(error, "service unhealthy (responded with \"NOT_SERVING\")");
+        };
+        tokio::select! {
+            ended = server => panic!("{ended:?}"),
+            () = asking => (),
+        }
+    }
+
     #[tokio::test]
     async fn nobody_there_and_somebody_who_does_not_speak() {
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

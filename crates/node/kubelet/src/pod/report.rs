@@ -106,7 +106,12 @@ impl Reporter {
                 self.written = Some((version, status));
                 Ok(())
             }
-            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) if error.is_conflict() && !pod.is_static() => {
+                let now = pods.fetch_optional(pod.name()).await?;
+                let ours = now.is_some_and(|now| now.str_at(&["metadata", "uid"]) == pod.uid());
+                if ours { Err(error) } else { Ok(()) }
+            }
             Err(error) => Err(error),
         }
     }
