@@ -166,6 +166,14 @@ impl Cluster {
         let found = self.until(pod, "a refusal", |pod| condition(pod, "PodScheduled", "Unschedulable").is_some()).await;
         condition(&found, "PodScheduled", "Unschedulable").unwrap().str_at(&["message"]).to_owned()
     }
+    /// Waits until the pod's condition says just this. What the scheduler has not heard of yet may be said first.
+    pub(crate) async fn refused_with(&self, pod: &str, message: &str) {
+        let said = |pod: &Value| {
+            let condition = condition(pod, "PodScheduled", "Unschedulable");
+            condition.is_some_and(|condition| condition.str_at(&["message"]) == message)
+        };
+        self.until(pod, message, said).await;
+    }
     /// Waits until an event with this reason is about the pod, and returns its message.
     pub(crate) async fn event(&self, pod: &str, reason: &str) -> String {
         let started = Instant::now();

@@ -14,11 +14,7 @@ async fn a_pod_waits_for_a_node_that_has_room_and_says_why() {
     cluster.node("small", "1").await;
     let message =
         format!("0/1 nodes are available: 1 Insufficient cpu. {NO_ROOM} 1 Preemption is not helpful for scheduling.");
-    cluster
-        .until("p", "the new reason", |pod| {
-            condition(pod, "PodScheduled", "Unschedulable").is_some_and(|found| found.str_at(&["message"]) == message)
-        })
-        .await;
+    cluster.refused_with("p", &message).await;
     cluster.node("large", "4").await;
     assert_eq!(cluster.bound("p").await, "large");
     assert_eq!(cluster.event("p", "Scheduled").await, "Successfully assigned shop/p to large");
@@ -43,7 +39,7 @@ async fn a_more_important_pod_gets_room() {
     assert_eq!(cluster.bound("kept").await, "n");
     cluster.pod("wants", "wants", "1", "  priorityClassName: high").await;
     let message = "0/1 nodes are available: 1 Insufficient cpu.";
-    assert_eq!(cluster.refused("wants").await, message);
+    cluster.refused_with("wants", message).await;
     let victim = cluster.until("low", "its end", |pod| pod.at(&["metadata", "deletionTimestamp"]).is_some()).await;
     let target = condition(&victim, "DisruptionTarget", "PreemptionByScheduler").unwrap();
     let expected = "default-scheduler: preempting to accommodate a higher priority pod";
@@ -83,12 +79,11 @@ async fn a_pod_waits_for_the_pod_that_it_needs_near() {
     cluster.node("b", "2").await;
     let near = "  affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: zone, labelSelector: {matchLabels: {app: db}}}]}}";
     cluster.pod("web", "web", "100m", near).await;
-    let message = cluster.refused("web").await;
     let expected = "0/2 nodes are available: 2 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
-    assert_eq!(message, expected);
+    cluster.refused_with("web", expected).await;
     cluster.pod("db", "db", "100m", "").await;
     assert_eq!(cluster.bound("web").await, cluster.bound("db").await);
-    // Four that must be apart over two zones: two of them wait.
+    // Four that are to be spread over two zones: two in each.
     let apart = "  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: even}}}]";
     let mut nodes = Vec::new();
     for name in ["e1", "e2", "e3", "e4"] {
