@@ -227,7 +227,11 @@ impl Strategy for BuiltinStrategy {
     fn warnings(&self, _context: &RequestContext, object: &Value, old: Option<&Value>) -> Vec<String> {
         match self.face {
             Face::Main => (self.rules.warnings)(object, old),
-            _ => Vec::new(),
+            Face::Status => Vec::new(),
+            Face::Other(view) => {
+                let view = format!("{}/{view}", self.entry.resource);
+                super::unbuilt::warning(self.entry.group, &view).map(str::to_owned).into_iter().collect()
+            }
         }
     }
 
