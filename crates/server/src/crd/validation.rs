@@ -164,11 +164,8 @@ fn validate_versions(definition: &Value, path: &FieldPath<'_>, errors: &mut Erro
             None => errors.push(FieldError::required(&schema_path, "schemas are required")),
             Some(schema) => {
                 errors.extend(structural::check(schema, &schema_path));
-                match Structural::parse(schema, &schema_path) {
-                    Err(found) => {
-                        errors.extend(found.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>())
-                    }
-                    Ok(_) => {}
+                if let Err(found) = Structural::parse(schema, &schema_path) {
+                    errors.extend(found.into_iter().filter(|error| !errors.contains(error)).collect::<Vec<_>>());
                 }
             }
         }

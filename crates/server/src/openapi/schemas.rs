@@ -13,9 +13,12 @@ const PREFIX: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 
+/// Type, discriminator, and fields with their names in it.
+type Union = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Types of which one field at most is set: the discriminator, if there is one, and what each field is called in it.
 /// (`+union` markers in Go comments.)
-const UNIONS: &[(&str, &str, &[(&str, &str)])] = &[
+const UNIONS: &[Union] = &[
     ("io.k8s.api.core.v1.AppArmorProfile", "type", &[("localhostProfile", "LocalhostProfile")]),
     ("io.k8s.api.core.v1.PodSchedulingGroup", "", &[("podGroupName", "PodGroupName")]),
     ("io.k8s.api.core.v1.SeccompProfile", "type", &[("localhostProfile", "LocalhostProfile")]),

@@ -314,7 +314,7 @@ impl DeleteOptions {
                 preconditions.insert(field, text.as_str());
             }
         }
-        put("preconditions", (!preconditions.is_empty()).then(|| Value::Object(preconditions)));
+        put("preconditions", (!preconditions.is_empty()).then_some(Value::Object(preconditions)));
         Value::Object(object)
     }
 

@@ -30,7 +30,7 @@ pub use embedded::coerce_metadata;
 use crate::schema::ListKind;
 use crate::value::{Name, Value};
 use regex::Regex;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// A parsed schema. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -99,9 +99,22 @@ struct Node {
     embeds: bool,
 }
 
-/// What a value must keep to.
+/// What a value must keep to. Most levels say nothing of the kind, and schemas have tens of thousands of levels: those
+/// pay for a pointer only.
 #[derive(Debug, Default)]
-struct Limits {
+struct Limits(Option<Box<LimitsSaid>>);
+
+impl std::ops::Deref for Limits {
+    type Target = LimitsSaid;
+    fn deref(&self) -> &LimitsSaid {
+        static NONE: LazyLock<LimitsSaid> = LazyLock::new(LimitsSaid::default);
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+/// The limits of a level that has some.
+#[derive(Debug, Default)]
+struct LimitsSaid {
     allowed: Vec<Value>,
     required: Vec<Name>,
     maximum: Option<f64>,

@@ -1,6 +1,6 @@
 //! `JSONSchemaProps` to [`Structural`].
 
-use super::{Additional, JsonType, Limits, Node, Structural, pattern, rules};
+use super::{Additional, JsonType, Limits, LimitsSaid, Node, Structural, pattern, rules};
 use crate::error::{ErrorList, FieldError};
 use crate::field::FieldPath;
 use crate::schema::ListKind;
@@ -104,7 +104,29 @@ fn names(map: &Map, key: &str) -> Vec<Name> {
     items.filter_map(Value::as_str).map(|name| Name::from(name.to_owned())).collect()
 }
 
+/// The fields that limit values.
+const LIMITS: [&str; 15] = [
+    "enum",
+    "required",
+    "maximum",
+    "exclusiveMaximum",
+    "minimum",
+    "exclusiveMinimum",
+    "multipleOf",
+    "maxLength",
+    "minLength",
+    "pattern",
+    "maxItems",
+    "minItems",
+    "uniqueItems",
+    "maxProperties",
+    "minProperties",
+];
+
 fn limits(map: &Map, path: &FieldPath<'_>, errors: &mut ErrorList) -> Limits {
+    if !LIMITS.iter().any(|key| map.contains_key(key)) {
+        return Limits::default();
+    }
     let flag = |key: &str| map.get(key) == Some(&Value::Bool(true));
     let int = |key: &str| map.get(key).and_then(Value::as_int);
     #[expect(clippy::cast_precision_loss, reason = "limits are floats in the schema's own type")]
@@ -114,7 +136,7 @@ fn limits(map: &Map, path: &FieldPath<'_>, errors: &mut ErrorList) -> Limits {
         _ => None,
     };
     let pattern = map.get("pattern").and_then(Value::as_str).filter(|pattern| !pattern.is_empty());
-    Limits {
+    let said = LimitsSaid {
         allowed: map.get("enum").and_then(Value::as_array).unwrap_or(&[]).to_vec(),
         required: names(map, "required"),
         maximum: float("maximum"),
@@ -137,5 +159,6 @@ fn limits(map: &Map, path: &FieldPath<'_>, errors: &mut ErrorList) -> Limits {
         unique_items: flag("uniqueItems"),
         max_properties: int("maxProperties"),
         min_properties: int("minProperties"),
-    }
+    };
+    Limits(Some(Box::new(said)))
 }

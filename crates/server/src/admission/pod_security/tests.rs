@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
 use super::super::testing::{Case, cluster};
 use super::*;
 use skiff_machinery::codec::{json, yaml};

@@ -65,12 +65,19 @@ impl Reinvocation {
     }
 }
 
+/// The webhooks of one state of the configurations, and which state.
+#[derive(Default)]
+struct Known {
+    generation: Option<u64>,
+    hooks: Arc<Vec<Arc<Hook>>>,
+}
+
 /// Configurations of one kind, read again when one changes.
 struct Source {
     reader: Arc<dyn Reader>,
     resource: GroupResource,
     namespaces: GroupResource,
-    known: Mutex<(Option<u64>, Arc<Vec<Arc<Hook>>>)>,
+    known: Mutex<Known>,
     caller: Caller,
 }
 
@@ -94,10 +101,11 @@ impl Source {
     fn hooks(&self) -> Arc<Vec<Arc<Hook>>> {
         let generation = self.reader.generation(&self.resource);
         let mut known = self.known.lock();
-        if known.0 != Some(generation) {
-            *known = (Some(generation), Arc::new(config::hooks(&*self.reader, &self.resource)));
+        if known.generation != Some(generation) {
+            let hooks = Arc::new(config::hooks(&*self.reader, &self.resource));
+            *known = Known { generation: Some(generation), hooks };
         }
-        Arc::clone(&known.1)
+        Arc::clone(&known.hooks)
     }
 
     /// The webhooks that want a request.
