@@ -22,6 +22,8 @@ impl Equivalent<Path> for PathRef<'_> {
 pub struct Resources {
     all: Vec<Arc<Resource>>,
     by_path: HashMap<Path, (Arc<Resource>, usize)>,
+    /// By group and plural name (the path's version is empty): admission asks for several kinds with every write.
+    by_name: HashMap<Path, Arc<Resource>>,
     generation: u64,
 }
 
@@ -32,15 +34,17 @@ impl Resources {
     }
 
     fn at(all: Vec<Arc<Resource>>, generation: u64) -> Self {
-        let mut by_path = HashMap::new();
+        let (mut by_path, mut by_name) = (HashMap::new(), HashMap::new());
         for resource in &all {
+            let name = Path(resource.name.group.clone(), String::new(), resource.name.resource.clone());
+            by_name.entry(name).or_insert_with(|| Arc::clone(resource));
             for (index, version) in resource.versions.iter().enumerate().filter(|(_, version)| version.served) {
                 let gv = &version.group_version;
                 let path = Path(gv.group.clone(), gv.version.clone(), resource.name.resource.clone());
                 by_path.insert(path, (Arc::clone(resource), index));
             }
         }
-        Self { all, by_path, generation }
+        Self { all, by_path, by_name, generation }
     }
 
     /// The kind and the index of its version that a path names.
@@ -50,7 +54,7 @@ impl Resources {
 
     /// The kind with this group and plural name.
     pub fn named(&self, name: &GroupResource) -> Option<&Arc<Resource>> {
-        self.all.iter().find(|resource| resource.name == *name)
+        self.by_name.get(&PathRef(&name.group, "", &name.resource))
     }
 
     /// All kinds.
