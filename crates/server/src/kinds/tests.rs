@@ -177,7 +177,7 @@ fn kinds_without_effect_are_refused_or_say_so() {
         ]
     );
     // Only ever shorter.
-    assert_eq!(warned.len(), 32, "{warned:?}");
+    assert!(warned.len() <= 32, "{warned:?}");
 }
 
 #[test]
