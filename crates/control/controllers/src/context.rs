@@ -107,6 +107,8 @@ pub struct Informers {
     pub volumes: Shared<Tree>,
     /// CronJobs.
     pub cron_jobs: Shared<Tree>,
+    /// PodDisruptionBudgets.
+    pub budgets: Shared<Tree>,
     /// ClusterRoles.
     pub cluster_roles: Shared<Tree>,
     /// ResourceQuotas.
@@ -143,6 +145,7 @@ impl Informers {
             claims: Shared::new(context, "", "v1", "persistentvolumeclaims", all()),
             volumes: Shared::new(context, "", "v1", "persistentvolumes", all()),
             cron_jobs: Shared::new(context, "batch", "v1", "cronjobs", all()),
+            budgets: Shared::new(context, "policy", "v1", "poddisruptionbudgets", all()),
             cluster_roles: Shared::new(context, "rbac.authorization.k8s.io", "v1", "clusterroles", all()),
             resource_quotas: Shared::new(context, "", "v1", "resourcequotas", all()),
             node_leases: Shared::new(
@@ -182,6 +185,7 @@ impl Informers {
         self.claims.spawn(supervisor);
         self.volumes.spawn(supervisor);
         self.cron_jobs.spawn(supervisor);
+        self.budgets.spawn(supervisor);
         self.cluster_roles.spawn(supervisor);
         self.resource_quotas.spawn(supervisor);
         self.node_leases.spawn(supervisor);

@@ -15,6 +15,7 @@ pub mod context;
 pub mod cronjob;
 pub mod daemonset;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage_collector;
 pub mod history;

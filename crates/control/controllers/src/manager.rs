@@ -2,12 +2,11 @@
 
 use crate::context::{Clients, Context, Informers};
 use crate::{
-    cluster_role_aggregation, cronjob, daemonset, endpoints, garbage_collector, job, namespace, node_ipam,
+    cluster_role_aggregation, cronjob, daemonset, disruption, endpoints, garbage_collector, job, namespace, node_ipam,
     node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, statefulset, taint_eviction,
     ttl_after_finished, volume_protection,
 };
 use skiff_base::clock::SharedClock;
-use skiff_base::metrics::Registry;
 use skiff_base::task::{OnFailure, Supervisor};
 use skiff_client::ClientMetrics;
 use skiff_client::leader::LeaderElector;
@@ -26,11 +25,6 @@ pub struct Config {
     pub terminated_pod_gc_threshold: usize,
     /// Time.
     pub clock: SharedClock,
-}
-
-/// Starts the manager without anybody to read its metrics.
-pub fn spawn(clients: Arc<dyn Clients>, config: Config, supervisor: &Supervisor) {
-    spawn_measured(clients, config, ClientMetrics::register(&Registry::new()), supervisor);
 }
 
 /// Starts the manager: it waits to lead, runs the controllers, and stops them when it leads no more. `metrics` stands
@@ -85,6 +79,7 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
     job::spawn(&context, &mut informers);
     cronjob::spawn(&context, &mut informers);
     statefulset::spawn(&context, &mut informers);
+    disruption::spawn(&context, &mut informers);
     ttl_after_finished::spawn(&context, &mut informers);
     volume_protection::spawn(&context, &mut informers);
     cluster_role_aggregation::spawn(&context, &mut informers);

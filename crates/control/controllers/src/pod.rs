@@ -31,6 +31,8 @@ pub enum Phase {
 /// The controller of a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Owner {
+    /// `apiVersion`.
+    pub api_version: String,
     /// Kind.
     pub kind: String,
     /// Name.
@@ -86,6 +88,8 @@ pub struct PodView {
     pub finished: Option<i64>,
     /// `status.reason`.
     pub reason: String,
+    /// Since when somebody but the kubelet means to disrupt it, in seconds since the epoch.
+    pub disrupted_since: Option<i64>,
     /// Names of the claims that it uses.
     pub claims: Box<[Box<str>]>,
 }
@@ -132,6 +136,7 @@ impl Projection for PodView {
         };
         let ready = condition(tree, "Ready").filter(|ready| ready.str_at(&["status"]) == "True");
         let controller = crate::ownership::controller_of(tree).map(|owner| Owner {
+            api_version: owner.str_at(&["apiVersion"]).to_owned(),
             kind: owner.str_at(&["kind"]).to_owned(),
             name: owner.str_at(&["name"]).to_owned(),
             uid: owner.str_at(&["uid"]).into(),
@@ -200,6 +205,11 @@ impl Projection for PodView {
                 .collect::<Option<Vec<i64>>>()
                 .and_then(|ended| ended.into_iter().max()),
             reason: tree.str_at(&["status", "reason"]).to_owned(),
+            disrupted_since: condition(tree, "DisruptionTarget")
+                .filter(|target| {
+                    target.str_at(&["status"]) == "True" && target.str_at(&["reason"]) != "TerminationByKubelet"
+                })
+                .map(|target| seconds(target, &["lastTransitionTime"]).unwrap_or(0)),
             claims: spec
                 .items_at(&["volumes"])
                 .iter()

@@ -36,11 +36,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
     ),
     ("networking.k8s.io", "ingresses", "Ingresses are stored, but no ingress controller is built in yet"),
     (
-        "policy",
-        "poddisruptionbudgets",
-        "PodDisruptionBudgets are stored, but no disruption controller is built yet: their status is not computed",
-    ),
-    (
         "storage.k8s.io",
         "storageclasses",
         "StorageClasses are stored, but no provisioner is built yet: no volumes are made",

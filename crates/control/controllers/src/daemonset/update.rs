@@ -6,7 +6,7 @@ use crate::history::History;
 use crate::pod::PodView;
 use crate::template::scaled;
 use crate::workload::{Owner, int_at};
-use skiff_client::informer::{Item, ObjectKey};
+use skiff_client::informer::Item;
 use skiff_client::{Tree, WriteOptions};
 use skiff_machinery::Value;
 use std::collections::BTreeSet;
@@ -180,6 +180,7 @@ fn surge(
 mod tests {
     use super::*;
     use skiff_client::Projection;
+    use skiff_client::informer::ObjectKey;
     use skiff_machinery::{list, object};
     use std::sync::Arc;
 

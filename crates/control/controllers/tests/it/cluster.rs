@@ -129,7 +129,8 @@ impl Cluster {
             terminated_pod_gc_threshold: 12_500,
             clock: SystemClock::shared(),
         };
-        manager::spawn(Arc::new(self.door.clone()), config, &self.supervisor.child("controllers"));
+        let metrics = skiff_client::ClientMetrics::register(&skiff_base::metrics::Registry::new());
+        manager::spawn_measured(Arc::new(self.door.clone()), config, metrics, &self.supervisor.child("controllers"));
     }
 
     /// A namespace, once it has its default account.

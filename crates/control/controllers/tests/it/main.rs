@@ -3,6 +3,7 @@
 
 mod cluster;
 mod cronjobs;
+mod disruptions;
 mod garbage_collection;
 mod jobs;
 mod nodes;
