@@ -1,7 +1,7 @@
 //! The embedded runtime's question where images come from, answered. The executable itself is one of them.
 
 use skiff_cri::v1;
-use skiff_cri::{CriError, CriFuture, ImageService};
+use skiff_cri::{CriError, CriFuture, CriStream, ImageService};
 use skiff_image::own::{Documents, OWN_ENTRYPOINT, OWN_USER, OwnImage};
 use skiff_image::registry::Puller;
 use skiff_image::{Credentials, Image, ImageError, Images, Reference};
@@ -15,6 +15,9 @@ pub(crate) const OWN_IMAGE: &str = concat!("localhost/skiff:", env!("CARGO_PKG_V
 pub(crate) const OWN_REPOSITORY: &str = "skiff";
 /// Its tag.
 pub(crate) const OWN_TAG: &str = env!("CARGO_PKG_VERSION");
+
+/// Most images of one frame of a stream.
+const FRAME: usize = 64;
 
 /// Images of the embedded runtime.
 pub(crate) struct NodeImages {
@@ -172,6 +175,18 @@ impl ImageService for NodeImages {
             let mut images: Vec<v1::Image> = self.images.list().iter().map(describe).collect();
             images.push(describe_own(self.own.size(), &*self.own().await?));
             Ok(v1::ListImagesResponse { images })
+        })
+    }
+
+    fn stream_images<'a>(
+        &'a self,
+        request: v1::StreamImagesRequest,
+    ) -> CriFuture<'a, CriStream<v1::StreamImagesResponse>> {
+        Box::pin(async move {
+            let listed = self.list_images(v1::ListImagesRequest { filter: request.filter }).await?.images;
+            let frames: Vec<_> = listed.chunks(FRAME).map(|frame| frame.to_vec()).collect();
+            let frames = frames.into_iter().map(|images| Ok(v1::StreamImagesResponse { images }));
+            Ok(Box::pin(futures_util::stream::iter(frames)) as CriStream<_>)
         })
     }
 

@@ -6,7 +6,7 @@
 //! is. It works from what processes, mounts, links, tables and cgroups *are*, so also when the data directory has been
 //! removed already. Store, images and keys stay unless `--data` is given.
 //!
-//! Not here yet: connection tracking entries of services, kernel switches (`ip_forward`) are left as they are; the
+//! Not here yet: volumes of a kubelet whose `--root-dir` is not in the data directory; connection tracking entries of services, kernel switches (`ip_forward`) are left as they are; the
 //! administrator's kubeconfig outside of the data directory stays.
 
 mod found;

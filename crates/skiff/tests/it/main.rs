@@ -4,5 +4,6 @@
 mod alone;
 mod bench;
 mod cleanup;
+mod cri;
 mod running;
 mod server;
