@@ -94,6 +94,8 @@ pub struct Pod {
     pub terminating: bool,
     /// Whether the scheduler asked for that, for a pod of higher priority.
     pub preempted: bool,
+    /// `metadata.generation`: what conditions say they were written for.
+    pub generation: i64,
     /// Labels.
     pub labels: Labels,
     /// Kind and name of its controller, when that is one of those whose selectors count for spreading.
@@ -260,6 +262,7 @@ impl Projection for Pod {
             ended: matches!(tree.str_at(&["status", "phase"]), "Succeeded" | "Failed"),
             terminating,
             preempted: terminating && preempted(tree),
+            generation: tree.at(&["metadata", "generation"]).and_then(Value::as_int).unwrap_or(0),
             controller: controller(tree),
             nominated_node: text(&["status", "nominatedNodeName"]),
             never_preempts: spec.str_at(&["preemptionPolicy"]) == "Never",

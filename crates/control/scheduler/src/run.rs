@@ -358,6 +358,7 @@ impl Shared {
     async fn say_unschedulable(&self, pod: &Pod, message: String, nomination: Option<String>) {
         let condition = object! {
             "type": "PodScheduled",
+            "observedGeneration": pod.generation,
             "status": "False",
             "reason": "Unschedulable",
             "message": message,
@@ -435,6 +436,7 @@ impl Shared {
         if !victim.terminating {
             let condition = object! {
                 "type": "DisruptionTarget",
+                "observedGeneration": victim.generation,
                 "status": "True",
                 "reason": "PreemptionByScheduler",
                 "message": format!("{}: preempting to accommodate a higher priority pod", pod.scheduler_name),

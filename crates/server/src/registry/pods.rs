@@ -222,6 +222,7 @@ fn assign(old: &Value, name: &str, node: &str, uid: &str, binding: &Value, now: 
         return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     let mut pod = old.clone();
+    let generation = number(old, &["metadata", "generation"]);
     let Some(map) = pod.as_object_mut() else { return Err(ApiError::internal("a pod is no object")) };
     map.object_mut("spec").insert("nodeName", node);
     for field in ["annotations", "labels"] {
@@ -235,8 +236,12 @@ fn assign(old: &Value, name: &str, node: &str, uid: &str, binding: &Value, now: 
     let conditions = map.object_mut("status").entry("conditions", || Value::Array(Vec::new()));
     if let Some(conditions) = conditions.as_array_mut() {
         let scheduled = conditions.iter_mut().find(|condition| condition.str_at(&["type"]) == "PodScheduled");
-        let condition =
-            skiff_machinery::object! { "type": "PodScheduled", "status": "True", "lastTransitionTime": now };
+        let condition = skiff_machinery::object! {
+            "type": "PodScheduled",
+            "observedGeneration": generation,
+            "status": "True",
+            "lastTransitionTime": now,
+        };
         match scheduled {
             Some(found) => *found = condition,
             None => conditions.push(condition),

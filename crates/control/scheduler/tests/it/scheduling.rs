@@ -42,6 +42,10 @@ async fn a_more_important_pod_gets_room() {
     cluster.refused_with("wants", message).await;
     let victim = cluster.until("low", "its end", |pod| pod.at(&["metadata", "deletionTimestamp"]).is_some()).await;
     let target = condition(&victim, "DisruptionTarget", "PreemptionByScheduler").unwrap();
+    assert_eq!(target.at(&["observedGeneration"]).and_then(Value::as_int), Some(1));
+    let bound = victim.items_at(&["status", "conditions"]).iter();
+    let bound: Vec<_> = bound.filter(|condition| condition.str_at(&["type"]) == "PodScheduled").collect();
+    assert_eq!(bound[0].at(&["observedGeneration"]).and_then(Value::as_int), Some(1));
     let expected = "default-scheduler: preempting to accommodate a higher priority pod";
     assert_eq!(target.str_at(&["message"]), expected);
     let waiting =
