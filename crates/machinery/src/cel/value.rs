@@ -1,6 +1,7 @@
 //! Values while an expression runs. What comes from an object stays where it is ([`Val::Array`], [`Val::Object`]).
 
 use super::{EvalError, Shape, ShapeKind};
+use crate::codec::json;
 use crate::names::Cidr;
 use crate::quantity::Quantity;
 use crate::schema::ListKind;
@@ -69,6 +70,15 @@ pub(super) fn lift<'v>(value: &'v Value, shape: Option<&'v dyn Shape>) -> Outcom
         Value::Array(items) => Val::Array(items, shape),
         Value::Object(map) => Val::Object(map, shape),
     })
+}
+
+/// What stands below a key of an object.
+fn inner_shape<'v>(shape: Option<&'v dyn Shape>, key: &str) -> Option<&'v dyn Shape> {
+    let shape = shape?;
+    match shape.kind() {
+        ShapeKind::Object => shape.field(key).and_then(|(_, inner)| inner),
+        _ => shape.item(),
+    }
 }
 
 /// RFC 3339, or a day.
@@ -176,16 +186,7 @@ impl<'v> Val<'v> {
             Val::Map(entries) => Ok((**entries).clone()),
             Val::Object(map, shape) => map
                 .iter()
-                .map(|(key, value)| {
-                    let shape = match shape {
-                        Some(shape) if shape.kind() == ShapeKind::Object => {
-                            shape.field(key).and_then(|(_, shape)| shape)
-                        }
-                        Some(shape) => shape.item(),
-                        None => None,
-                    };
-                    Ok((Val::Str(Cow::Borrowed(key.as_str())), lift(value, shape)?))
-                })
+                .map(|(key, value)| Ok((Val::Str(Cow::Borrowed(key.as_str())), lift(value, inner_shape(*shape, key))?)))
                 .collect(),
             _ => Ok(Vec::new()),
         }
@@ -264,9 +265,16 @@ impl<'v> Val<'v> {
         })
     }
 
+    /// The value of a key as JSON calls it.
     fn json_key(&self, name: &str) -> Result<Option<Val<'v>>, EvalError> {
-        let found = self.entries()?.into_iter().find(|(key, _)| matches!(key, Val::Str(key) if key == name));
-        Ok(found.map(|(_, value)| value))
+        match self {
+            Val::Object(map, shape) => map.get(name).map(|value| lift(value, inner_shape(*shape, name))).transpose(),
+            Val::Map(entries) => {
+                let found = entries.iter().find(|(key, _)| matches!(key, Val::Str(key) if key == name));
+                Ok(found.map(|(_, value)| value.clone()))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn list_kind(&self) -> ListKind {
@@ -281,16 +289,25 @@ impl<'v> Val<'v> {
         if self.len() != other.len() {
             return Ok(false);
         }
-        let (left, right) = (self.items()?, other.items()?);
         if self.list_kind() == ListKind::Atomic && other.list_kind() == ListKind::Atomic {
-            for (left, right) in left.iter().zip(&right) {
+            for (left, right) in self.items()?.iter().zip(&other.items()?) {
                 if !left.equal(right)? {
                     return Ok(false);
                 }
             }
             return Ok(true);
         }
-        for item in &left {
+        // By text, so that long sets cost no more than their length.
+        if let (Val::Array(left, _), Val::Array(right, _)) = (self, other) {
+            let texts = |items: &[Value]| {
+                let mut texts: Vec<String> = items.iter().map(json::to_string).collect();
+                texts.sort_unstable();
+                texts
+            };
+            return Ok(texts(left) == texts(right));
+        }
+        let right = other.items()?;
+        for item in &self.items()? {
             if !contains(&right, item)? {
                 return Ok(false);
             }

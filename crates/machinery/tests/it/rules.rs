@@ -105,6 +105,23 @@ fn transitions_see_what_was() {
 }
 
 #[test]
+fn sets_and_maps_are_the_same_in_any_order() {
+    let schema = parsed(
+        r#"{"type":"object","x-kubernetes-validations":[{"rule":"self.s == oldSelf.s && self.l == oldSelf.l && self.m == oldSelf.m"}],
+        "properties":{"s":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"string"}},
+        "m":{"type":"object","additionalProperties":{"type":"integer"}},
+        "l":{"type":"array","items":{"type":"string"}}}}"#,
+    )
+    .unwrap();
+    let old = r#"{"s":["a","b"],"l":["a","b"],"m":{"x":1,"y":2}}"#;
+    let ask = |new: &str| mistakes(&schema, new, Some(old)).len();
+    assert_eq!(ask(r#"{"s":["b","a"],"l":["a","b"],"m":{"y":2,"x":1}}"#), 0);
+    assert_eq!(ask(r#"{"s":["a","b"],"l":["b","a"],"m":{"x":1,"y":2}}"#), 1);
+    assert_eq!(ask(r#"{"s":["a","c"],"l":["a","b"],"m":{"x":1,"y":2}}"#), 1);
+    assert_eq!(ask(r#"{"s":["a","b"],"l":["a","b"],"m":{"x":1,"y":3}}"#), 1);
+}
+
+#[test]
 fn an_optional_old_value_is_there_from_the_first() {
     let schema = parsed(
         r#"{"type":"object","properties":{"n":{"type":"integer","x-kubernetes-validations":[
