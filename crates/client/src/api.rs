@@ -460,11 +460,9 @@ fn page_of(tree: &mut Value) -> ListPage {
         _ => Vec::new(),
     };
     let name_kind = |mut item: Value| {
-        if let Some(map) = item.as_object_mut() {
-            if !map.contains_key("kind") {
-                map.insert("kind", kind.as_str());
-                map.insert("apiVersion", api_version.as_str());
-            }
+        if let Some(map) = item.as_object_mut().filter(|map| !map.contains_key("kind")) {
+            map.insert("kind", kind.as_str());
+            map.insert("apiVersion", api_version.as_str());
         }
         Arc::new(Object::new(Arc::new(item)))
     };

@@ -462,7 +462,6 @@ fn key_of(tree: &Value) -> ObjectKey {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::api::{Client, Tree};
@@ -505,7 +504,7 @@ mod tests {
         let started = std::time::Instant::now();
         while names() != until || !store.is_synced() {
             assert!(started.elapsed() < Duration::from_secs(20), "{:?}", names());
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            SystemClock::shared().sleep(Duration::from_millis(5)).await;
         }
     }
 

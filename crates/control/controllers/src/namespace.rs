@@ -186,10 +186,9 @@ impl Controller {
         let api = self.client.all("", "v1", "namespaces");
         let name = namespace.str_at(&["metadata", "name"]);
         let Some(mut current) = api.fetch_optional(name).await? else { return Ok(()) };
-        if let Some(finalizers) = current.get_mut("spec").and_then(|spec| spec.get_mut("finalizers")) {
-            if let Some(list) = finalizers.as_array_mut() {
-                list.retain(|finalizer| finalizer.as_str() != Some(FINALIZER));
-            }
+        let finalizers = current.get_mut("spec").and_then(|spec| spec.get_mut("finalizers"));
+        if let Some(list) = finalizers.and_then(Value::as_array_mut) {
+            list.retain(|finalizer| finalizer.as_str() != Some(FINALIZER));
         }
         match api.replace(name, "finalize", &current, &WriteOptions::default()).await {
             Ok(_) => Ok(()),

@@ -366,10 +366,8 @@ impl Controller {
             return Ok(());
         }
         let evicts = |taints: &[Value]| taints.iter().filter(|taint| taint.str_at(&["effect"]) == "NoExecute").count();
-        if evicts(&wanted) > evicts(standing) {
-            if let Some(interval) = interval {
-                self.next_eviction.insert(Arc::clone(zone), now + interval);
-            }
+        if let Some(interval) = interval.filter(|_| evicts(&wanted) > evicts(standing)) {
+            self.next_eviction.insert(Arc::clone(zone), now + interval);
         }
         let taints = if wanted.is_empty() { Value::Null } else { Value::Array(wanted) };
         let patch = object! {

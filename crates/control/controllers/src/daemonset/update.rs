@@ -91,12 +91,11 @@ fn is_new(pod: &PodView, hash: &str) -> bool {
     pod.labels.get(HASH).is_some_and(|label| label == hash)
 }
 
+type NewAndOld<'p> = (Option<&'p Item<PodView>>, Option<&'p Item<PodView>>);
+
 /// A node's pods of the present and of older templates; `None` when there are several of one, which [`super::decide`]
 /// cleans up first (`findUpdatedPodsOnNode`).
-fn on_node<'p>(
-    pods: &'p [Item<PodView>],
-    hash: &str,
-) -> Option<(Option<&'p Item<PodView>>, Option<&'p Item<PodView>>)> {
+fn on_node<'p>(pods: &'p [Item<PodView>], hash: &str) -> Option<NewAndOld<'p>> {
     let living = pods.iter().filter(|pod| pod.value.deleted.is_none());
     let (new, old): (Vec<_>, Vec<_>) = living.partition(|pod| is_new(&pod.value, hash));
     (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))

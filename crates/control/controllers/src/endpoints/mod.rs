@@ -1,4 +1,7 @@
 //! Where a Service's pods answer: one picture ([`ready_pods`], pure), written as EndpointSlices and as Endpoints.
+//!
+//! Not here yet: the annotation `endpoints.kubernetes.io/last-change-trigger-time`, which only measurements read; mirroring
+//! of Endpoints that somebody else writes.
 
 mod legacy;
 mod slices;
@@ -121,7 +124,7 @@ fn ready_pods(service: &Value, pods: Vec<Item<PodView>>) -> Vec<Backend> {
 }
 
 /// The pod's address of a family.
-fn address<'p>(pod: &'p PodView, v6: bool) -> Option<&'p str> {
+fn address(pod: &PodView, v6: bool) -> Option<&str> {
     pod.ips.iter().map(String::as_str).find(|ip| ip.contains(':') == v6)
 }
 

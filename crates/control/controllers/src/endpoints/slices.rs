@@ -183,10 +183,9 @@ fn hints(distribution: &str, node: &str, zone: Option<&str>) -> Option<Map> {
     if by_node {
         hints.insert("forNodes", named(node));
     }
-    if by_node || matches!(distribution, "PreferClose" | "PreferSameZone") {
-        if let Some(zone) = zone {
-            hints.insert("forZones", named(zone));
-        }
+    let by_zone = by_node || matches!(distribution, "PreferClose" | "PreferSameZone");
+    if let Some(zone) = zone.filter(|_| by_zone) {
+        hints.insert("forZones", named(zone));
     }
     (!hints.is_empty()).then_some(hints)
 }

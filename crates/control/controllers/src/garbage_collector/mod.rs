@@ -127,7 +127,7 @@ impl Collector {
         let mut monitors = self.monitors.lock();
         let mut gone = Vec::new();
         monitors.retain(|resource, monitor| {
-            let served = wanted.iter().any(|wanted| *wanted == resource) || !found.is_complete();
+            let served = wanted.contains(&resource) || !found.is_complete();
             if !served {
                 monitor.token().cancel();
                 gone.push(Arc::clone(resource));

@@ -1,6 +1,4 @@
 //! The collector over a world in memory, with its watches delivered in any order.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use crate::context::{Clients, Context};
 use http_body_util::BodyExt;

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::plan::{facts, manage};
 use super::*;
 use skiff_client::Projection;

@@ -4,6 +4,9 @@
 //! One sync reads the deployment and its sets, decides every set's size ([`scale`], pure), writes the sizes, and tells
 //! progress ([`status`], pure). Old and new sets together never exceed `replicas + maxSurge`, and available pods never
 //! fall below `replicas - maxUnavailable`.
+//!
+//! Not here: the rollback annotation of `extensions/v1beta1` (`deprecated.deployment.rollback.to`), which clients of
+//! today do not write.
 
 mod revision;
 mod scale;

@@ -172,7 +172,7 @@ impl Cluster {
         let started = Instant::now();
         while !done().await {
             assert!(started.elapsed() < DEADLINE, "still waiting for {what}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            SystemClock::shared().sleep(Duration::from_millis(20)).await;
         }
     }
 
