@@ -81,6 +81,9 @@ pub enum BenchError {
         /// What is wrong with it.
         what: String,
     },
+    /// Some rows have no figure; their lines say why.
+    #[error("{0} of the rows could not be measured")]
+    Rows(usize),
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,

@@ -174,11 +174,19 @@ impl<'f> Bench<'f> {
     }
 
     async fn all(&self, rows: &[&Row], out: &mut dyn Write) -> Result<(), BenchError> {
-        let mut json = Vec::new();
+        let (mut json, mut failed) = (Vec::new(), 0);
         for row in rows {
             let outcome = match self.obstacle(row) {
                 Some(why) => Outcome::Skipped(why),
-                None => Outcome::Measured(self.measure(row).await?),
+                None => match self.measure(row).await {
+                    Ok(figures) => Outcome::Measured(figures),
+                    // The others may still be measured, on another server.
+                    Err(error) => {
+                        failed += 1;
+                        self.finish().await?;
+                        Outcome::Failed(in_one_line(&error))
+                    }
+                },
             };
             if self.flags.json {
                 json.push(row.json(&outcome));
@@ -186,7 +194,10 @@ impl<'f> Bench<'f> {
                 print(out, &row.line(&outcome))?;
             }
         }
-        if self.flags.json { print(out, &format!("{:#}", serde_json::Value::from(json))) } else { Ok(()) }
+        if self.flags.json {
+            print(out, &format!("{:#}", serde_json::Value::from(json)))?;
+        }
+        if failed == 0 { Ok(()) } else { Err(BenchError::Rows(failed)) }
     }
 
     /// Why a row cannot be measured here.
@@ -237,6 +248,7 @@ impl<'f> Bench<'f> {
             return Ok(subject);
         }
         if let Some(url) = &self.flags.server {
+            *self.known.lock().await = Known::default();
             return Ok(self.keep(needs, self.elsewhere(url)?));
         }
         self.finish().await?;
@@ -381,6 +393,17 @@ impl<'f> Bench<'f> {
         known.pods = Some(pods.clone());
         Ok(pods)
     }
+}
+
+/// An error with what it stands on.
+fn in_one_line(error: &BenchError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
 }
 
 fn is_ready(node: &skiff_machinery::Value) -> bool {

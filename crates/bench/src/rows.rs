@@ -313,6 +313,8 @@ pub enum Outcome {
     Measured(Vec<Figure>),
     /// It was not, and why.
     Skipped(String),
+    /// It was tried in vain, and why.
+    Failed(String),
 }
 
 impl Row {
@@ -330,6 +332,7 @@ impl Row {
         let targets: Vec<String> = self.targets.iter().map(Target::show).collect();
         let (figures, verdict) = match outcome {
             Outcome::Skipped(why) => (format!("skipped: {why}"), ""),
+            Outcome::Failed(why) => (format!("failed: {why}"), "failed"),
             Outcome::Measured(figures) => {
                 let shown: Vec<String> = figures.iter().map(|figure| figure.unit.show(figure.value)).collect();
                 let verdict = match self.met(outcome) {
@@ -352,6 +355,7 @@ impl Row {
         out["target"] = pairs(&mut self.targets.iter().map(|target| (target.unit, target.value))).into();
         match outcome {
             Outcome::Skipped(why) => out["skipped"] = why.as_str().into(),
+            Outcome::Failed(why) => out["failed"] = why.as_str().into(),
             Outcome::Measured(figures) => {
                 out["figures"] = pairs(&mut figures.iter().map(|figure| (figure.unit, figure.value))).into();
                 out["met"] = self.met(outcome).into();
@@ -381,6 +385,7 @@ mod tests {
         // The CPU of another's server may be unknown: neither met nor missed.
         assert_eq!(row.met(&measured(&[(Unit::PerSecond, 30_000.0)])), None);
         assert_eq!(row.met(&Outcome::Skipped("no".to_owned())), None);
+        assert_eq!(row.met(&Outcome::Failed("no".to_owned())), None);
     }
 
     #[test]
