@@ -134,6 +134,21 @@ pub async fn claim_pods(
     Ok(claimed)
 }
 
+/// How often a controller waits for its cache to show a pod that it has written, five seconds each: upstream's
+/// `ExpectationsTimeout` of five minutes. Whoever decided earlier would make the pod a second time.
+const PATIENCE: usize = 60;
+
+/// Waits until the cache holds a pod as it was written.
+pub async fn seen(store: &Store<PodView>, key: &ObjectKey, written: &Value) {
+    for _ in 0..PATIENCE {
+        if store.wait_for(key, written).await {
+            return;
+        }
+        tracing::debug!(pod = %key, "the cache does not show the pod yet");
+    }
+    tracing::warn!(pod = %key, "the cache has not shown the pod for five minutes");
+}
+
 /// Creates pods in batches of 1, 2, 4, ...: what fails once (a quota, a refused spec) fails once and not 500 times
 /// (`slowStartBatch`). Waits until the cache holds what was created. The first error is returned after its batch.
 pub async fn create_pods(
@@ -164,7 +179,7 @@ pub async fn create_pods(
                         "SuccessfulCreate",
                         format!("Created pod: {name}"),
                     );
-                    store.wait_for(&ObjectKey::new(owner.namespace(), name), &pod).await;
+                    seen(store, &ObjectKey::new(owner.namespace(), name), &pod).await;
                 }
                 Err(error) => {
                     if !is_namespace_terminating(&error) {
@@ -215,7 +230,7 @@ pub async fn delete_pods(
                 let message = format!("Deleted pod: {}", item.key.name);
                 recorder.event(&owner.reference(), EventType::Normal, "SuccessfulDelete", message);
                 if answer.str_at(&["kind"]) == "Pod" {
-                    store.wait_for(&item.key, &answer).await;
+                    seen(store, &item.key, &answer).await;
                 }
             }
             Err(error) if error.is_not_found() => (),

@@ -12,7 +12,7 @@ mod plan;
 use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
 use crate::history::{History, template_of};
 use crate::pod::{PodView, from_template};
-use crate::workload::{Adoption, Owner, claim_pods, epoch_seconds, int_at, is_namespace_terminating};
+use crate::workload::{Adoption, Owner, claim_pods, epoch_seconds, int_at, is_namespace_terminating, seen};
 use claims::{Owners, owner_references};
 use plan::{Action, Ordinals, Revisions};
 use skiff_base::clock::SharedClock;
@@ -237,7 +237,7 @@ impl Controller {
         match api.create(&pod, &WriteOptions::default()).await {
             Ok(written) => {
                 self.tell(owner, "create", &name, Ok(()));
-                self.pods.wait_for(&ObjectKey::new(owner.namespace(), &name), &written).await;
+                seen(&self.pods, &ObjectKey::new(owner.namespace(), &name), &written).await;
                 Ok(())
             }
             Err(error) => {
@@ -257,7 +257,7 @@ impl Controller {
             Ok(answer) => {
                 self.tell(owner, "delete", &pod.key.name, Ok(()));
                 if answer.str_at(&["kind"]) == "Pod" {
-                    self.pods.wait_for(&pod.key, &answer).await;
+                    seen(&self.pods, &pod.key, &answer).await;
                 }
                 Ok(())
             }
