@@ -67,7 +67,7 @@ use std::time::Duration;
 /// Bounds of the registry.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of encodings and trees kept for objects.
+    /// Bytes of encodings and trees kept for objects at most; a small cluster gets less.
     pub cache_bytes: usize,
     /// How often the API horizon moves (`--etcd-compaction-interval`).
     pub compaction_interval: Duration,
@@ -279,7 +279,7 @@ impl Registry {
                 () = self.clock.sleep(Duration::from_secs(10)) => {}
                 () = self.feed.ledger().pressed() => self.clock.sleep(Duration::from_millis(500)).await,
             }
-            self.feed.sweep(self.limits.cache_bytes / 3);
+            self.feed.sweep(self.feed.ledger().budget() / 3);
         }
     }
 }

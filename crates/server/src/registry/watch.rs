@@ -37,6 +37,10 @@ const BATCH: usize = 128;
 /// How often a watcher hears how far it is (`bookmarkFrequency`).
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Watchers in this process that are woken again and again read what so long a time brings at once: a thread is woken
+/// for that and not for every change. The first change after a pause is told without delay.
+const GATHER: Duration = Duration::from_millis(4);
+
 /// The annotation on the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -61,6 +65,16 @@ enum Phase {
     Over,
 }
 
+/// How often a watcher in this process was woken of late.
+struct Pace {
+    /// When it was last.
+    woken: Instant,
+    /// The time before was not long ago.
+    busy: bool,
+    /// It let time pass, and has read nothing since.
+    waited: bool,
+}
+
 /// One client's watch.
 struct Watcher {
     registry: Arc<Registry>,
@@ -76,6 +90,8 @@ struct Watcher {
     bookmarked: Revision,
     deadline: Instant,
     events: Vec<Arc<CacheEvent>>,
+    /// Of a watcher in this process.
+    pace: Option<Pace>,
 }
 
 impl Registry {
@@ -183,6 +199,7 @@ impl Registry {
             bookmarked: after,
             deadline: now + timeout,
             events: Vec::new(),
+            pace: None,
         })
     }
 }
@@ -255,6 +272,11 @@ impl Watcher {
             }
         }
         let drained = events.len() < BATCH;
+        if let Some(pace) = &mut self.pace
+            && !events.is_empty()
+        {
+            pace.waited = false;
+        }
         self.events = events;
         if !told.is_empty() || !drained {
             return Ok(told);
@@ -273,12 +295,26 @@ impl Watcher {
             }
         }
         let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
-        tokio::select! {
-            () = self.cursor.ready() => Ok(Vec::new()),
-            () = clock.sleep_until(wake) => Ok(Vec::new()),
-            () = self.scope.cache.closed().cancelled() => Err(None),
-            () = self.registry.supervisor.token().cancelled() => Err(None),
+        let gathers = self.gathers(now);
+        let woken = tokio::select! {
+            () = self.cursor.ready(), if gathers.is_none() => true,
+            () = clock.sleep_until(gathers.unwrap_or(wake)) => false,
+            () = self.scope.cache.closed().cancelled() => return Err(None),
+            () = self.registry.supervisor.token().cancelled() => return Err(None),
+        };
+        if let Some(pace) = &mut self.pace {
+            let now = clock.now();
+            pace.busy = if woken { now.saturating_duration_since(pace.woken) < GATHER } else { gathers.is_some() };
+            pace.waited = !woken;
+            pace.woken = now;
         }
+        Ok(Vec::new())
+    }
+
+    /// Until when a busy watcher in this process lets changes gather.
+    fn gathers(&self, now: Instant) -> Option<Instant> {
+        let pace = self.pace.as_ref().filter(|pace| pace.busy && !pace.waited)?;
+        Some(pace.woken + GATHER).filter(|until| *until > now)
     }
 
     /// What an event means to this watcher: an object that leaves the selection is deleted, one that enters is added.
@@ -514,7 +550,11 @@ impl ChangeSource for InProcessSource {
 fn in_process_watch(watcher: Result<Watcher, ApiError>) -> Result<Response<Body>, ApiError> {
     let changes: Pin<Box<dyn Stream<Item = Result<Change, ApiError>> + Send>> = match watcher {
         Err(error) => Box::pin(stream::once(std::future::ready(Err(error)))),
-        Ok(watcher) => Box::pin(changes(watcher)),
+        Ok(mut watcher) => {
+            let woken = watcher.registry.clock.now();
+            watcher.pace = Some(Pace { woken, busy: false, waited: false });
+            Box::pin(changes(watcher))
+        }
     };
     let source: Box<dyn ChangeSource> = Box::new(InProcessSource { changes });
     let mut answer = respond::answer(StatusCode::OK, Format::Json, Body::Empty);

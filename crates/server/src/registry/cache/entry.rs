@@ -82,7 +82,9 @@ impl Made {
 #[derive(Debug)]
 pub struct Ledger {
     bytes: AtomicUsize,
-    budget: usize,
+    /// Bytes of the stored values that entries hold.
+    stored: AtomicUsize,
+    most: usize,
     /// Told when something was not kept for want of room.
     pressure: Notify,
 }
@@ -94,17 +96,19 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// With a budget in bytes: beyond it nothing more is kept, trees not beyond half of it.
-    pub fn new(budget: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), budget, pressure: Notify::new() }
+    /// With the largest budget in bytes. Beyond the budget nothing more is kept, trees not beyond half of it.
+    pub fn new(most: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), stored: AtomicUsize::new(0), most, pressure: Notify::new() }
     }
     /// Ends when something is not kept for want of room.
     pub async fn pressed(&self) {
         self.pressure.notified().await;
     }
-    /// The budget.
+    /// The budget: as much again as is stored and half of it, so that a small cluster takes little memory, but a
+    /// quarter of the largest at least.
     pub fn budget(&self) -> usize {
-        self.budget
+        let stored = self.stored.load(Ordering::Relaxed);
+        (stored + stored / 2).clamp(self.most / 4, self.most)
     }
     /// Bytes held now.
     pub fn bytes(&self) -> usize {
@@ -163,6 +167,7 @@ impl Entry {
 
     /// An entry that is about to be written.
     pub fn prepared(key: Bytes, prefix: usize, stored: Bytes, ledger: Arc<Ledger>) -> Self {
+        ledger.stored.fetch_add(stored.len(), Ordering::Relaxed);
         Self {
             key,
             prefix: u16::try_from(prefix).expect("prefixes are short"),
@@ -362,7 +367,8 @@ impl Entry {
             None => {}
         }
         let cost = self.cost(&made);
-        let limit = if made.is_encoding() { self.ledger.budget } else { self.ledger.budget / 2 };
+        let budget = self.ledger.budget();
+        let limit = if made.is_encoding() { budget } else { budget / 2 };
         if self.ledger.bytes() + cost <= limit {
             self.ledger.bytes.fetch_add(cost, Ordering::Relaxed);
             all.push((slot, media, made));
@@ -406,6 +412,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.sweep(true);
+        self.ledger.stored.fetch_sub(self.stored.len(), Ordering::Relaxed);
     }
 }
 
@@ -413,5 +420,25 @@ impl std::fmt::Debug for Entry {
     // Values may be Secrets: only the key is shown.
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "Entry({} @ {})", String::from_utf8_lossy(&self.key), self.revision())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_grows_with_what_is_stored() {
+        let ledger = Arc::new(Ledger::new(32 << 20));
+        assert_eq!(ledger.budget(), 8 << 20);
+        let entry = |bytes: usize| {
+            Entry::prepared("/registry/x/a".into(), 12, Bytes::from(vec![0; bytes]), Arc::clone(&ledger))
+        };
+        let first = entry(8 << 20);
+        assert_eq!(ledger.budget(), 12 << 20);
+        let second = entry(64 << 20);
+        assert_eq!(ledger.budget(), 32 << 20);
+        drop((first, second));
+        assert_eq!(ledger.budget(), 8 << 20);
     }
 }
