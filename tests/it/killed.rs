@@ -246,7 +246,8 @@ fn nothing_acknowledged_is_lost_and_pods_do_not_notice() {
         delete_all(&api, &[rounds, vec!["steady".to_owned()]].concat());
         must(api.request(As::Admin, "DELETE", &format!("{SERVICES}/steady"), None).unwrap());
         leftovers::settle(&before);
-        let complaints = cluster.complaints(&[]);
+        // What a kill leaves half done is put right with a warning.
+        let complaints = cluster.complaints(&[" WARN "]);
         assert!(complaints.is_empty(), "the server complained:\n{}", complaints.join("\n"));
     });
 }

@@ -42,6 +42,18 @@ pub(crate) fn run(root: &Path, extra: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Formatting, and clippy without a warning.
+pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    for arguments in [&["fmt", "--all", "--check"][..], &clippy] {
+        let status = Command::new(env!("CARGO")).current_dir(root).args(arguments).status();
+        if !status.with_context(|| format!("starting cargo {}", arguments[0]))?.success() {
+            bail!("cargo {} finds something", arguments[0]);
+        }
+    }
+    Ok(())
+}
+
 /// Best effort: a machine without apt, network or root rights still runs what it can.
 fn install_missing() {
     let missing: Vec<&str> =
