@@ -66,7 +66,7 @@ pub async fn on_own(
     keep: impl FnOnce(Subject) -> std::sync::Arc<Subject>,
 ) -> Result<Vec<Figure>, BenchError> {
     let pods = backlog(subject, size).await?;
-    let place: Option<Place> = subject.stop();
+    let place: Option<Place> = subject.stop().await;
     let place = place.ok_or_else(|| BenchError::Flags("the server is not one of our own".to_owned()))?;
     let (again, _) = Subject::start(place, Start::default(), supervisor).await?;
     let again = keep(again);

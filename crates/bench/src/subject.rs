@@ -53,20 +53,28 @@ impl Running {
         let log = lines[lines.len().saturating_sub(20)..].join("\n");
         Some(BenchError::Ended { status, log })
     }
-    #[expect(clippy::disallowed_methods, reason = "also runs in a drop, where nothing else can go on")]
-    fn end(&mut self) {
+    /// Asks it to end and waits, while the generator's connections go on: a server that ends in order waits for them.
+    async fn end_in_order(mut self) {
+        self.ask();
+        let began = Instant::now();
+        while began.elapsed() < END && matches!(self.child.try_wait(), Ok(None)) {
+            pause(Duration::from_millis(5)).await;
+        }
+    }
+    fn ask(&mut self) {
         if let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed())
             && matches!(self.child.try_wait(), Ok(None))
         {
-            // Only this process may reap its child, so the id is still the child's.
-            let asked = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            let began = Instant::now();
-            while asked.is_ok() && began.elapsed() < END {
-                if !matches!(self.child.try_wait(), Ok(None)) {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            // Only this process may reap its child, so the id is still the child's. Gone meanwhile is as good.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+    #[expect(clippy::disallowed_methods, reason = "runs in a drop, where nothing else can go on")]
+    fn end(&mut self) {
+        self.ask();
+        let began = Instant::now();
+        while began.elapsed() < END && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
         }
         // Already gone is as good.
         let _ = self.child.kill();
@@ -282,12 +290,11 @@ impl Subject {
     }
 
     /// Ends the process and gives back its place, for another start on the same data. `None` for a server elsewhere.
-    pub fn stop(&self) -> Option<Place> {
+    pub async fn stop(&self) -> Option<Place> {
         let own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        own.map(|(mut running, place)| {
-            running.end();
-            place
-        })
+        let (running, place) = own?;
+        running.end_in_order().await;
+        Some(place)
     }
 
     /// Takes everything away again.
@@ -311,7 +318,7 @@ impl Subject {
             let none = |pods: &skiff_machinery::Value| pods.items_at(&["items"]).is_empty();
             self.control.until(&Call::get("/api/v1/pods"), "the node's pods did not go", START, none).await?;
         }
-        match self.stop() {
+        match self.stop().await {
             Some(place) if self.node => place.clean(),
             _ => Ok(()),
         }
