@@ -14,7 +14,7 @@ use crate::pod::status::Ending;
 use crate::shared::Shared;
 use crate::source::Pods;
 use crate::stats;
-use skiff_client::events::{EventType, Reference};
+use skiff_client::events::EventType;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub(crate) struct Pressure {
     /// The pod that was evicted last, while it may still be ending.
     evicted: Option<(String, Instant)>,
     storage_looked_at: Option<Instant>,
+    /// The signal that is acted upon, once that has been told.
+    told: Option<Signal>,
 }
 
 impl Pressure {
@@ -65,6 +67,7 @@ impl Pressure {
             short: BTreeMap::new(),
             evicted: None,
             storage_looked_at: None,
+            told: None,
         }
     }
 
@@ -103,18 +106,20 @@ impl Pressure {
             self.hold_to_limits().await;
             self.storage_looked_at = Some(self.shared.clock.now());
         }
-        let Some(threshold) = met.first().copied() else { return };
+        let Some(threshold) = met.first().copied() else {
+            self.told = None;
+            return;
+        };
         if self.is_ending().await {
             return;
         }
-        let about = self.node_reference();
-        let text = format!("Attempting to reclaim {}", threshold.signal.resource());
-        self.shared.recorder.event(&about, EventType::Warning, "EvictionThresholdMet", text);
+        if self.told != Some(threshold.signal) {
+            let about = self.shared.node_reference();
+            let text = format!("Attempting to reclaim {}", threshold.signal.resource());
+            self.shared.recorder.event(&about, EventType::Warning, "EvictionThresholdMet", text);
+        }
         self.evict_one(&threshold, &seen).await;
-    }
-
-    fn node_reference(&self) -> Reference {
-        self.shared.node_reference()
+        self.told = Some(threshold.signal);
     }
 
     fn tell_conditions(&mut self, met: &[Threshold]) {
@@ -226,7 +231,9 @@ impl Pressure {
         let mut usages = self.usages(threshold.signal.is_disk(), |pod| !is_critical(pod)).await;
         eviction::rank(threshold.signal, &mut usages);
         let Some(victim) = usages.first() else {
-            tracing::warn!(signal = threshold.signal.as_str(), "the node is short and there is no pod to evict");
+            if self.told != Some(threshold.signal) {
+                tracing::warn!(signal = threshold.signal.as_str(), "the node is short and there is no pod to evict");
+            }
             return;
         };
         let message = eviction::message(threshold, room, victim);
