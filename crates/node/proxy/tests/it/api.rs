@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 use crate::world::{World, ask, config};
 
-/// Lists by resource, and the watchers that are told.
+/// Lists by resource, and the watchers that are told. It knows no initial events (as servers before 1.32): it is listed.
 #[derive(Default)]
 struct FakeApi {
     lists: HashMap<&'static str, String>,
@@ -44,7 +44,14 @@ impl http_body::Body for Events {
 impl Transport for FakeApi {
     fn send(&self, request: http::Request<Body>) -> TransportFuture<'_> {
         let resource = request.uri().path().rsplit('/').next().unwrap().to_owned();
-        let watch = request.uri().query().is_some_and(|q| q.contains("watch="));
+        let query = request.uri().query().unwrap_or_default();
+        if query.contains("sendInitialEvents=") {
+            let refused = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}"#;
+            return Box::pin(
+                async move { Ok(http::Response::builder().status(422).body(Body::from(refused)).unwrap()) },
+            );
+        }
+        let watch = query.contains("watch=");
         let response = http::Response::builder().status(200).header("content-type", "application/json");
         let body = if watch {
             let (sender, receiver) = mpsc::channel(16);
