@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 pub(super) const STATE: [&str; 5] = ["runtime", "network", "kubelet/pods", "run", "self"];
 /// Files that a server or agent keeps open as long as it works on a data directory.
 const HELD: [&str; 2] = ["store/LOCK", "runtime/lock"];
+/// What only a data directory holds.
+const MARKS: [&str; 5] = ["store/FORMAT", "runtime/lock", "images/owner", "pki/ca.crt", "identity"];
 /// Links to pods' logs, where log shippers look.
 const LOG_LINKS: &str = "/var/log/containers";
 
@@ -42,6 +44,17 @@ pub(super) struct Found {
     pub(super) logs: BTreeSet<PathBuf>,
     /// Directories that say what runs.
     pub(super) state: Vec<PathBuf>,
+}
+
+/// Whether a directory is, or was, a data directory: one of somebody else's must not lose its `run` or `network`. What an
+/// `rm -rf` under running pods leaves, mount points in the parts below, is one too.
+pub(super) fn is_data_directory(data_dir: &Path) -> bool {
+    let marked = MARKS.iter().any(|mark| data_dir.join(mark).exists());
+    let is_part = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        STATE.iter().any(|part| Path::new(part).starts_with(&name))
+    };
+    marked || entries(data_dir).all(is_part)
 }
 
 /// The process that works on a data directory, also one whose directory was removed.

@@ -96,8 +96,8 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
         pod_logs: resolve(&flags.pod_logs_dir)?,
     };
     let directory = place.data_dir.display();
-    if place.data_dir.parent().is_none() {
-        bail!("--data-dir {directory} is no directory of skiff's");
+    if !found::is_data_directory(&place.data_dir) {
+        bail!("{directory} is no data directory of skiff's: nothing is removed there");
     }
     if let Some(pid) = found::holder(&place.data_dir)? {
         bail!("a server or agent (process {pid}) works on {directory}: end it first, for example by `kill {pid}`");

@@ -75,6 +75,7 @@ impl World {
             std::fs::create_dir_all(data_dir.join(part)).unwrap();
             std::fs::write(data_dir.join(part).join("kept"), "kept").unwrap();
         }
+        std::fs::write(data_dir.join("store/FORMAT"), "1").unwrap();
         std::fs::create_dir_all(base.join("logs")).unwrap();
         Self { base: base.to_owned(), data_dir, cgroup: cgroup_of(base) }
     }
@@ -235,6 +236,15 @@ async fn in_own_namespace(base: &Path) {
     let world = World::new(base);
     let before = world.count();
     assert!(world.cleaned(&["--yes"]).starts_with("nothing of skiff's pods"));
+
+    // A directory of somebody else's, mistaken for ours.
+    let other = World { data_dir: base.join("other"), base: base.to_owned(), cgroup: cgroup_of(base) };
+    std::fs::create_dir_all(other.data_dir.join("run")).unwrap();
+    std::fs::write(other.data_dir.join("precious"), "").unwrap();
+    let refused = other.cleanup(&["--yes", "--data"]);
+    let reason = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && reason.contains("is no data directory of skiff's"), "{reason}");
+    assert!(other.data_dir.join("run").is_dir() && other.data_dir.join("precious").exists());
 
     // The ordinary case.
     world.pods().await;
