@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// How long a closed connection is read from (`rstAvoidanceDelay` of Go's net/http).
 pub(crate) const LONGEST: Duration = Duration::from_millis(500);
@@ -83,7 +83,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<T> {
             if self.upgraded.granted() {
                 return Poll::Ready(Ok(()));
             }
-            self.half_closed = Some(Box::pin(tokio::time::sleep(LONGEST)));
+            self.half_closed = Some(Box::pin(tokio::time::sleep_until(Instant::now() + LONGEST)));
         }
         self.poll_discard(cx).map(Ok)
     }
