@@ -37,7 +37,6 @@ pub fn run(flags: &Flags, command: &mut Command, out: &mut dyn Write) -> io::Res
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use clap::Arg;

@@ -60,7 +60,6 @@ pub fn run(flags: &Flags, build: Build<'_>, out: &mut dyn Write) -> io::Result<(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

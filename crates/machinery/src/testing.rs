@@ -1,6 +1,5 @@
 //! What tests of this crate share: trees from JSON text and back, by an implementation that is not ours; a seeded loop
 //! that feeds a parser mutated input.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use crate::value::{Map, Value};
 use std::time::{Duration, Instant};

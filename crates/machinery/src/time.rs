@@ -103,7 +103,6 @@ impl fmt::Display for GoDuration {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
     use crate::testing::mutate;
 

@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::schema::{Field, ListKind, PatchStrategy, StructType, Type, builtin};
 use crate::testing::{json, mutate, show};

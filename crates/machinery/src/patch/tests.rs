@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::codec::FieldValidation;
 use crate::schema::{Type, builtin};

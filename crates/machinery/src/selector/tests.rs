@@ -1,4 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
 use super::*;
 use crate::field::FieldPath;
 use crate::selector::labels::validate_label_selector;

@@ -99,7 +99,6 @@ impl Plugin for SignerRight {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::Case;

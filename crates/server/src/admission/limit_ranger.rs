@@ -252,7 +252,6 @@ impl Plugin for LimitRanger {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::{Case, cluster};

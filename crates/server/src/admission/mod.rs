@@ -98,6 +98,12 @@ pub trait Plugin: Send + Sync {
     }
 }
 
+/// What a [`Reader`]'s answer is awaited as.
+pub type ReaderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
+
+/// The new object instead of the one that is there; `None` when nothing needs to be written.
+pub type Change<'a> = Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>;
+
 /// What the server's own admission, authorizers and allocators read and write: the registry itself, never the client
 /// (a client call would wait for a seat that the caller holds).
 pub trait Reader: Send + Sync {
@@ -121,28 +127,19 @@ pub trait Reader: Send + Sync {
         resource: &'a GroupResource,
         namespace: &'a str,
         name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Value>>, ApiError>> + Send + 'a>>;
-    /// Changes an object with compare-and-set, trying again while others are faster; `change` may refuse. `None` from
-    /// `change` means that nothing needs to be written. Used by quota and allocators, past admission.
+    ) -> ReaderFuture<'a, Option<Arc<Value>>>;
+    /// Changes an object with compare-and-set, trying again while others are faster; `change` may refuse. Used by quota
+    /// and allocators, past admission.
     fn update<'a>(
         &'a self,
         resource: &'a GroupResource,
         namespace: &'a str,
         name: &'a str,
-        change: Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>>;
+        change: Change<'a>,
+    ) -> ReaderFuture<'a, Arc<Value>>;
     /// Creates an object in the storage version, past admission and strategy: what allocators hold. `AlreadyExists` when
     /// it is there.
-    fn create<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        object: Value,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>>;
+    fn create<'a>(&'a self, resource: &'a GroupResource, object: Value) -> ReaderFuture<'a, Arc<Value>>;
     /// Removes an object at once, past admission, finalizers and grace: what allocators give back.
-    fn delete<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>>;
+    fn delete<'a>(&'a self, resource: &'a GroupResource, namespace: &'a str, name: &'a str) -> ReaderFuture<'a, ()>;
 }

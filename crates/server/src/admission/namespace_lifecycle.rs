@@ -96,7 +96,6 @@ impl Plugin for NamespaceLifecycle {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::{Case, cluster};

@@ -36,7 +36,6 @@ impl Plugin for TaintNodesByCondition {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::Case;

@@ -115,7 +115,6 @@ impl Plugin for Priority {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::{Case, cluster};

@@ -104,7 +104,6 @@ impl Plugin for RuntimeClass {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::{Case, cluster};

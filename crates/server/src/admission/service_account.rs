@@ -282,7 +282,6 @@ fn check_ephemeral(attributes: &Attributes<'_>, account: &Value) -> Result<(), A
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::{Case, cluster};

@@ -225,7 +225,6 @@ fn subject_restriction(attributes: &Attributes<'_>) -> Result<(), ApiError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::{Case, cluster};

@@ -51,7 +51,6 @@ fn tolerate(spec: &mut Value) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::admission::testing::Case;

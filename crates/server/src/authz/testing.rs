@@ -1,11 +1,9 @@
 //! A registry cache for tests.
 
-use crate::admission::Reader;
+use crate::admission::{Change, Reader, ReaderFuture};
 use parking_lot::Mutex;
 use skiff_machinery::{ApiError, GroupResource, Value};
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 type Objects = BTreeMap<(String, String), Arc<Value>>;
@@ -52,7 +50,7 @@ impl Reader for Fake {
         resource: &'a GroupResource,
         namespace: &'a str,
         name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Value>>, ApiError>> + Send + 'a>> {
+    ) -> ReaderFuture<'a, Option<Arc<Value>>> {
         Box::pin(std::future::ready(Ok(self.get(resource, namespace, name))))
     }
     fn update<'a>(
@@ -60,8 +58,8 @@ impl Reader for Fake {
         resource: &'a GroupResource,
         namespace: &'a str,
         name: &'a str,
-        mut change: Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        mut change: Change<'a>,
+    ) -> ReaderFuture<'a, Arc<Value>> {
         let found = self.get(resource, namespace, name).ok_or_else(|| ApiError::not_found(resource, name));
         let outcome = found.and_then(|object| match change(&object)? {
             None => Ok(object),
@@ -72,11 +70,7 @@ impl Reader for Fake {
         });
         Box::pin(std::future::ready(outcome))
     }
-    fn create<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        object: Value,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+    fn create<'a>(&'a self, resource: &'a GroupResource, object: Value) -> ReaderFuture<'a, Arc<Value>> {
         let (namespace, name) = (object.str_at(&["metadata", "namespace"]), object.str_at(&["metadata", "name"]));
         let outcome = match self.get(resource, namespace, name) {
             Some(_) => Err(ApiError::already_exists(resource, name)),
@@ -87,12 +81,7 @@ impl Reader for Fake {
         };
         Box::pin(std::future::ready(outcome))
     }
-    fn delete<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        _namespace: &'a str,
-        name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+    fn delete<'a>(&'a self, resource: &'a GroupResource, _namespace: &'a str, name: &'a str) -> ReaderFuture<'a, ()> {
         Box::pin(std::future::ready(Err(ApiError::internal(format!("{resource} {name}: this fake deletes nothing")))))
     }
 }

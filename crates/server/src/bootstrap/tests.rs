@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -220,7 +220,6 @@ fn human_duration(seconds: i64) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use skiff_machinery::codec::json;

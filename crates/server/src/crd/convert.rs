@@ -11,7 +11,7 @@ impl Conversion for StoredAsV1beta1 {
     fn to_storage(&self, object: &mut Value) {
         to_storage(object);
     }
-    fn from_storage(&self, object: &mut Value) {
+    fn to_served(&self, object: &mut Value) {
         from_storage(object);
     }
 }
@@ -118,7 +118,6 @@ pub(super) fn from_storage(object: &mut Value) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use skiff_machinery::codec::json;

@@ -303,7 +303,6 @@ fn aggregated_subresource(out: &mut Json, sub: &Subresource) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::path::Path;

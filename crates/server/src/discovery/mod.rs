@@ -148,7 +148,6 @@ fn old_form(tree: &Value, kind: &str, headers: &HeaderMap) -> Response<Body> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

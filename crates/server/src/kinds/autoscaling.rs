@@ -166,10 +166,8 @@ fn metric_source(errors: &mut ErrorList, path: &FieldPath<'_>, kind: &str, sourc
     let has = |field: &str| target.has(field);
     match kind {
         "object" => object_reference(errors, &path.child("describedObject"), source.field("describedObject")),
-        "resource" | "containerResource" => {
-            if source.text("name").is_empty() {
-                errors.required(&path.child("name"), "must specify a resource name");
-            }
+        "resource" | "containerResource" if source.text("name").is_empty() => {
+            errors.required(&path.child("name"), "must specify a resource name");
         }
         _ => {}
     }

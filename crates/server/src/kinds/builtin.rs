@@ -118,8 +118,6 @@ fn other_subresource(other: &'static OtherSub, strategy: Arc<BuiltinStrategy>) -
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use crate::kinds::Scope;
     use std::collections::BTreeMap;

@@ -42,7 +42,7 @@ impl Conversion for Events {
             }
         }
     }
-    fn from_storage(&self, object: &mut Value) {
+    fn to_served(&self, object: &mut Value) {
         for (new, core) in EVENT_NAMES {
             if let Some(value) = object.unset(core) {
                 object.set(new, value);
@@ -118,7 +118,7 @@ impl Conversion for Autoscalers {
         });
     }
 
-    fn from_storage(&self, object: &mut Value) {
+    fn to_served(&self, object: &mut Value) {
         let metrics = object.get_mut("spec").and_then(|spec| spec.unset("metrics"));
         let mut metrics = match metrics {
             Some(Value::Array(metrics)) => metrics,
@@ -156,8 +156,6 @@ impl Conversion for Autoscalers {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     #[test]
@@ -167,7 +165,7 @@ mod tests {
         )
         .unwrap();
         let mut old = stored.clone();
-        Autoscalers.from_storage(&mut old);
+        Autoscalers.to_served(&mut old);
         assert_eq!(old.at(&["spec", "targetCPUUtilizationPercentage"]), Some(&Value::Int(50)));
         assert!(old.at(&["spec", "metrics"]).is_none());
         Autoscalers.to_storage(&mut old);
@@ -178,7 +176,7 @@ mod tests {
     fn events_change_their_names_only() {
         let stored = json::from_str(r#"{"involvedObject":{"name":"p"},"message":"m","count":2,"reason":"R"}"#).unwrap();
         let mut new = stored.clone();
-        Events.from_storage(&mut new);
+        Events.to_served(&mut new);
         assert_eq!(new.str_at(&["regarding", "name"]), "p");
         assert_eq!(new.str_at(&["note"]), "m");
         Events.to_storage(&mut new);

@@ -12,8 +12,6 @@
 //! `SKIFF_BLESS=1 cargo test -p skiff-server manifests_and_their_mistakes` writes what was found into the files, to be
 //! read in review.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::builtin::resources;
 use super::{Resource, Strategy, SubresourceBehaviour};
 use crate::request::{RequestContext, RequestInfo};

@@ -156,7 +156,7 @@ pub trait Conversion: Send + Sync {
     /// From the served version to the storage version.
     fn to_storage(&self, object: &mut Value);
     /// From the storage version to the served version.
-    fn from_storage(&self, object: &mut Value);
+    fn to_served(&self, object: &mut Value);
 }
 
 /// How objects are encoded in the store.

@@ -1,7 +1,5 @@
 //! Manifests in, error texts out.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::builtin::resources;
 use crate::request::RequestContext;
 use skiff_machinery::codec::json;

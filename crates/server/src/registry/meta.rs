@@ -279,7 +279,6 @@ pub(super) fn dedup_owners(object: &mut Value) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use skiff_machinery::codec::json;

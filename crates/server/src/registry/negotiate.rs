@@ -173,7 +173,6 @@ pub fn unknown_format(accepted: &[&str]) -> ApiError {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -4,15 +4,13 @@ use super::create::Write;
 use super::delete::Deleted;
 use super::respond::Scope;
 use super::{Registry, meta, store_error, wire};
-use crate::admission::Reader;
+use crate::admission::{Change, Reader, ReaderFuture};
 use crate::bootstrap::{self, Desired};
 use crate::request::RequestContext;
 use crate::request::options::DeleteOptions;
 use skiff_machinery::{ApiError, GroupResource, Value};
 use skiff_store::{Compare, Condition, Op, Ordering, Txn};
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 impl Registry {
@@ -66,7 +64,7 @@ impl Reader for Registry {
         resource: &'a GroupResource,
         namespace: &'a str,
         name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Value>>, ApiError>> + Send + 'a>> {
+    ) -> ReaderFuture<'a, Option<Arc<Value>>> {
         Box::pin(async move {
             let Some(scope) = self.scope_of(resource) else { return Ok(None) };
             self.barrier().await?;
@@ -82,8 +80,8 @@ impl Reader for Registry {
         resource: &'a GroupResource,
         namespace: &'a str,
         name: &'a str,
-        mut change: Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        mut change: Change<'a>,
+    ) -> ReaderFuture<'a, Arc<Value>> {
         Box::pin(async move {
             let not_found = || ApiError::not_found(resource, name);
             let scope = self.scope_of(resource).ok_or_else(not_found)?;
@@ -104,11 +102,7 @@ impl Reader for Registry {
         })
     }
 
-    fn create<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        mut object: Value,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+    fn create<'a>(&'a self, resource: &'a GroupResource, mut object: Value) -> ReaderFuture<'a, Arc<Value>> {
         Box::pin(async move {
             let name = meta::text(&object, "name").to_owned();
             let scope = self.scope_of(resource).ok_or_else(|| ApiError::not_found(resource, &name))?;
@@ -122,12 +116,7 @@ impl Reader for Registry {
         })
     }
 
-    fn delete<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+    fn delete<'a>(&'a self, resource: &'a GroupResource, namespace: &'a str, name: &'a str) -> ReaderFuture<'a, ()> {
         Box::pin(async move {
             let not_found = || ApiError::not_found(resource, name);
             let scope = self.scope_of(resource).ok_or_else(not_found)?;

@@ -356,7 +356,6 @@ pub fn envelope_with_revision(encoding: &super::cache::Encoding, revision: i64) 
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -316,7 +316,6 @@ async fn good(answer: Response<Body>) -> Result<Response<Body>, ApiError> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use skiff_machinery::codec::json;

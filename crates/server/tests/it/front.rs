@@ -11,14 +11,12 @@ use skiff_net::client::{Client, Options as ClientOptions};
 use skiff_net::server::{self, Server};
 use skiff_net::tls::{self, ServerTrust};
 use skiff_net::{Body, Service};
-use skiff_server::admission::Reader;
+use skiff_server::admission::{Change, Reader, ReaderFuture};
 use skiff_server::authn::{AnonymousAccess, Authenticator, token_file::TokenFile};
 use skiff_server::authz::{Chain, Privileged, SYSTEM_MASTERS};
 use skiff_server::front::{ApiRequest, Dispatch, DispatchFuture, Front, Options, Parts};
 use skiff_server::metrics::Metrics;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -34,12 +32,7 @@ impl Reader for Nothing {
     fn generation(&self, _: &GroupResource) -> u64 {
         0
     }
-    fn fetch<'a>(
-        &'a self,
-        _: &'a GroupResource,
-        _: &'a str,
-        _: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Arc<Value>>, ApiError>> + Send + 'a>> {
+    fn fetch<'a>(&'a self, _: &'a GroupResource, _: &'a str, _: &'a str) -> ReaderFuture<'a, Option<Arc<Value>>> {
         Box::pin(std::future::ready(Ok(None)))
     }
     fn update<'a>(
@@ -47,23 +40,14 @@ impl Reader for Nothing {
         resource: &'a GroupResource,
         _: &'a str,
         name: &'a str,
-        _: Box<dyn FnMut(&Value) -> Result<Option<Value>, ApiError> + Send + 'a>,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+        _: Change<'a>,
+    ) -> ReaderFuture<'a, Arc<Value>> {
         Box::pin(std::future::ready(Err(ApiError::not_found(resource, name))))
     }
-    fn create<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        _: Value,
-    ) -> Pin<Box<dyn Future<Output = Result<Arc<Value>, ApiError>> + Send + 'a>> {
+    fn create<'a>(&'a self, resource: &'a GroupResource, _: Value) -> ReaderFuture<'a, Arc<Value>> {
         Box::pin(std::future::ready(Err(ApiError::not_found(resource, ""))))
     }
-    fn delete<'a>(
-        &'a self,
-        resource: &'a GroupResource,
-        _: &'a str,
-        name: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<(), ApiError>> + Send + 'a>> {
+    fn delete<'a>(&'a self, resource: &'a GroupResource, _: &'a str, name: &'a str) -> ReaderFuture<'a, ()> {
         Box::pin(std::future::ready(Err(ApiError::not_found(resource, name))))
     }
 }

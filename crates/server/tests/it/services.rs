@@ -80,9 +80,9 @@ async fn addresses_are_held_until_their_service_is_gone() {
     let wrong = service("wrong", "ClusterIP", &[("sessionAffinity", "Nonsense".into())]);
     api.post(SERVICES, &wrong).await.expect(422);
     api.post(SERVICES, &service("web", "ClusterIP", &[])).await.expect(409);
-    assert_eq!(held(&api).await, [ip.clone()]);
+    assert_eq!(held(&api).await, std::slice::from_ref(&ip));
     api.delete(&format!("{SERVICES}/web")).await.expect(200);
-    assert_eq!(held(&api).await, [String::new(); 0]);
+    assert_eq!(held(&api).await, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -97,7 +97,7 @@ async fn the_last_finalizer_gives_everything_back() {
     let nothing = r#"{"metadata":{"finalizers":null}}"#;
     api.patch(&format!("{SERVICES}/web"), "merge-patch+json", nothing).await.expect(200);
     api.get(&format!("{SERVICES}/web")).await.expect(404);
-    assert_eq!(held(&api).await, [String::new(); 0]);
+    assert_eq!(held(&api).await, Vec::<String>::new());
     let port = object! { "name": "http", "port": 80, "nodePort": node_port(&made, 0) };
     api.post(SERVICES, &service("next", "NodePort", &[("ports", list![port])])).await.expect(201);
 }

@@ -15,10 +15,13 @@ const ALLOWED_FOR: Duration = Duration::from_secs(300);
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 const REMEMBERED: usize = 1024;
 
+/// Who, a verb and a subresource of `nodes`.
+type Question = (User, &'static str, &'static str);
+
 /// Decides who may ask.
 pub struct Guard {
     client_ca: ClientTrust,
-    answers: Mutex<HashMap<(User, &'static str, &'static str), (bool, Instant)>>,
+    answers: Mutex<HashMap<Question, (bool, Instant)>>,
 }
 
 /// Verb and subresources of `nodes` that a request stands for; one of them is enough. Where upstream has a finer one than

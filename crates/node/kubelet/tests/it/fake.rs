@@ -479,7 +479,7 @@ impl ImageService for FakeRuntime {
             return done(Err(CriError::not_found(why.clone())));
         }
         self.add_image(&name, 1000, false);
-        done(Ok(PullImageResponse { image_ref: format!("sha256:{name}"), ..Default::default() }))
+        done(Ok(PullImageResponse { image_ref: format!("sha256:{name}") }))
     }
     fn remove_image<'a>(&'a self, request: RemoveImageRequest) -> CriFuture<'a, RemoveImageResponse> {
         let wanted = request.image.unwrap().image;

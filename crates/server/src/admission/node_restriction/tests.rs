@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use crate::admission::testing::{Case, cluster};
 use base64::Engine;

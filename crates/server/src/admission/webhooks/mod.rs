@@ -228,7 +228,7 @@ fn shown(attributes: &Attributes<'_>, object: &Value, version: usize) -> Value {
         let resource = attributes.resource;
         let version = &resource.versions[version];
         if let Some(conversion) = &version.conversion {
-            conversion.from_storage(&mut object);
+            conversion.to_served(&mut object);
         }
         object.set("apiVersion", version.group_version.to_string());
         object.set("kind", resource.kind.as_str());

@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
-
 use super::*;
 use skiff_machinery::codec::json;
 use std::path::PathBuf;

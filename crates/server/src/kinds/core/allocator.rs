@@ -551,17 +551,17 @@ fn update_node_ports(
     let had: Vec<i64> = ports_of(old).iter().map(|port| port.node_port).filter(|port| *port != 0).collect();
     let mut ports = ports_of(service);
     let mut seen: Vec<(String, i64)> = Vec::new();
-    for index in 0..ports.len() {
-        let stated = ports[index].node_port;
+    for (index, port) in ports.iter_mut().enumerate() {
+        let stated = port.node_port;
         if stated == 0 && !allocates(service) {
             continue;
         }
         if stated == 0 {
-            ports[index].node_port = take_any(used, range, seed)?;
+            port.node_port = take_any(used, range, seed)?;
         } else if !had.contains(&stated) && !seen.iter().any(|(_, other)| *other == stated) {
             take_stated(used, range, service, index, stated)?;
         }
-        let port = (ports[index].protocol.clone(), ports[index].node_port);
+        let port = (port.protocol.clone(), port.node_port);
         if seen.contains(&port) {
             return Err(ApiError::internal(format!("duplicate nodePort: {{{} {}}}", port.0, port.1)));
         }

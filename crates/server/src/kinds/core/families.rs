@@ -161,8 +161,6 @@ fn keeps_prefer_dual_stack(service: &Value, old: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use skiff_machinery::codec::json;
 

@@ -203,8 +203,6 @@ pub(crate) fn take_next(ports: &mut Ports, range: PortRange, random: u64) -> Res
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
 
     const RANGE: PortRange = PortRange { first: 30_000, last: 30_019 };

@@ -140,8 +140,6 @@ impl PortRange {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use std::collections::BTreeSet;
 

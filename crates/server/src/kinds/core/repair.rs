@@ -329,8 +329,6 @@ fn event(component: &str, finding: &Finding, now: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use skiff_machinery::codec::json;
 

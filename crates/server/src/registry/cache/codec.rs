@@ -166,7 +166,7 @@ impl Codec {
         let mut tree = tree.clone();
         if !served.same_as_storage {
             if let Some(conversion) = &served.version().conversion {
-                conversion.from_storage(&mut tree);
+                conversion.to_served(&mut tree);
             }
             if let Some(map) = tree.as_object_mut() {
                 map.insert("apiVersion", served.api_version.as_str());

@@ -108,7 +108,6 @@ impl Ring {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::super::Ledger;
     use super::*;

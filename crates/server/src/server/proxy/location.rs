@@ -118,8 +118,6 @@ pub(super) fn of_service(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use skiff_machinery::codec::json;
 

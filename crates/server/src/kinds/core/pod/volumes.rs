@@ -106,10 +106,8 @@ fn one_source(errors: &mut ErrorList, path: &FieldPath<'_>, kind: &str, body: &V
             projected(errors, path, body);
         }
         "persistentVolumeClaim" => required(errors, path, body, &["claimName"]),
-        "ephemeral" => {
-            if !body.has("volumeClaimTemplate") {
-                errors.required(&path.child("volumeClaimTemplate"), "");
-            }
+        "ephemeral" if !body.has("volumeClaimTemplate") => {
+            errors.required(&path.child("volumeClaimTemplate"), "");
         }
         "csi" => required(errors, path, body, &["driver"]),
         "nfs" => {
