@@ -1,4 +1,4 @@
-//! What is wrong with kinds of rbac, coordination, discovery, scheduling, node and certificates.
+//! What is wrong with kinds of rbac, coordination, discovery, scheduling and node.
 //!
 //! Not here yet: rules of dynamic resources, admission policies, trust bundles and workloads.
 
@@ -316,47 +316,4 @@ pub(super) fn runtime_class_update(_: &RequestContext, object: &Value, old: &Val
     let mut errors = ErrorList::new();
     immutable(&mut errors, &FieldPath::new("handler"), object.get("handler"), old.get("handler"));
     errors
-}
-
-/// `ValidateCertificateSigningRequestCreate`: what has to be there, and a request that can be read.
-pub(super) fn certificate_request(_: &RequestContext, object: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let empty = Value::Object(skiff_machinery::Map::new());
-    let spec = object.get("spec").unwrap_or(&empty);
-    let request = spec.text("request");
-    if request.is_empty() {
-        errors.required(&SPEC.child("request"), "");
-    } else if !is_certificate_request(request) {
-        errors.invalid(&SPEC.child("request"), request, "PEM block type must be CERTIFICATE REQUEST");
-    }
-    if spec.items("usages").is_empty() {
-        errors.required(&SPEC.child("usages"), "usages field is required");
-    }
-    let signer = spec.text("signerName");
-    match signer.split_once('/') {
-        _ if signer.is_empty() => errors.required(&SPEC.child("signerName"), ""),
-        None => errors.invalid(
-            &SPEC.child("signerName"),
-            signer,
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-        ),
-        Some((domain, _)) => errors.mistakes(&SPEC.child("signerName"), domain, names::is_dns1123_subdomain(domain)),
-    }
-    if let Some(seconds) = spec.int("expirationSeconds").filter(|seconds| *seconds < 600) {
-        errors.invalid(
-            &SPEC.child("expirationSeconds"),
-            seconds,
-            "may not specify a duration less than 600 seconds (10 minutes)",
-        );
-    }
-    errors
-}
-
-fn is_certificate_request(request: &str) -> bool {
-    use base64::Engine;
-    use x509_parser::prelude::FromDer;
-    let Ok(pem) = base64::engine::general_purpose::STANDARD.decode(request) else { return false };
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return false };
-    let readable = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents).is_ok();
-    pem.label == "CERTIFICATE REQUEST" && readable
 }

@@ -9,6 +9,7 @@
 
 mod autoscaling;
 pub mod builtin;
+mod certificates;
 pub(crate) mod check;
 mod columns;
 mod convert;

@@ -2,7 +2,7 @@
 
 use super::core::{defaults as core, pod, prepare as prep, service_validation, validation as rest};
 use super::strategy::{Rules, View};
-use super::{autoscaling, flow_control, networking, storage, warnings, webhooks};
+use super::{autoscaling, certificates, flow_control, networking, storage, warnings, webhooks};
 use super::{defaults as groups, groups as validation, jobs, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
@@ -81,12 +81,10 @@ kinds! { rules:
     "policy" "poddisruptionbudgets" => { validate: autoscaling::disruption_budget, validate_update: autoscaling::disruption_budget_update, views: &[("status", View { validate_update: autoscaling::disruption_budget_status, ..View::PLAIN })], unconditional_update: false },
     "node.k8s.io" "runtimeclasses" => { warnings: warnings::runtime_class, validate: validation::runtime_class, validate_update: validation::runtime_class_update, unconditional_update: false },
     "internal.apiserver.k8s.io" "storageversions" => { unconditional_update: false },
-    "certificates.k8s.io" "certificatesigningrequests" => { validate: validation::certificate_request, create: prepare::certificate_request_create,
-        update: prepare::certificate_request_update,
-        views: &[
-            ("status", View { update: Some(prepare::certificate_request_status), ..View::PLAIN }),
-            ("approval", View { update: Some(prepare::certificate_request_approval), ..View::PLAIN }),
-        ] },
+    "certificates.k8s.io" "certificatesigningrequests" => { validate: certificates::validate, validate_update: certificates::validate_update, create: certificates::create, update: certificates::update, name: names::segment, views: &[
+        ("status", View { update: Some(certificates::update_status), validate_update: certificates::validate_status }),
+        ("approval", View { update: Some(certificates::update_approval), validate_update: certificates::validate_approval }),
+    ] },
     "" "configmaps" => { validate: rest::config_map, validate_update: rest::config_map_update },
     "" "resourcequotas" => { validate: rest::resource_quota, validate_update: rest::resource_quota_update },
     "apps" "controllerrevisions" => { validate: validation::controller_revision, validate_update: validation::controller_revision_update },

@@ -16,11 +16,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
     ),
     (
         "",
-        "replicationcontrollers",
-        "ReplicationControllers are stored, but no ReplicationController controller is built yet: no pods are made",
-    ),
-    (
-        "",
         "persistentvolumes",
         "PersistentVolumes are stored, but no volume binder is built yet: they are bound to no claim",
     ),
