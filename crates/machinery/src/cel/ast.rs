@@ -28,6 +28,7 @@ impl Kind {
             Self::Conditional(parts) => most(&mut parts.iter()),
             Self::List(items) => most(&mut items.iter().map(|(_, item)| item)),
             Self::Map(entries) => most(&mut entries.iter().flat_map(|(_, key, value)| [key, value])),
+            Self::Make { fields, .. } => most(&mut fields.iter().map(|(_, _, value)| value)),
             Self::Fold(fold) => most(&mut [&fold.range].into_iter().chain(&fold.filter).chain(&fold.result)),
             Self::OptMap { target, body, .. } => target.height.max(body.height),
         }
@@ -63,6 +64,11 @@ pub(super) enum Kind {
     /// Elements; the flag: `?x`, left out when empty.
     List(Vec<(bool, Expr)>),
     Map(Vec<(bool, Expr, Expr)>),
+    /// `Object.spec{replicas: 1, ?paused: x}`.
+    Make {
+        name: String,
+        fields: Vec<(bool, String, Expr)>,
+    },
     Fold(Box<Fold>),
     /// `a.optMap(x, e)`; `flat`: `optFlatMap`.
     OptMap {

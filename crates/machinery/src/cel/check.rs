@@ -3,8 +3,8 @@
 use super::CompileError;
 use super::ast::{Expr, Fold, FoldKind, Kind, Literal};
 use super::signatures::Signatures;
-use super::types::{BOOL, INT, STRING, Ty};
-use super::{Shape, Variable};
+use super::types::{AUTHORIZER, BOOL, INT, JSON_PATCH, OBJECT, STRING, Ty};
+use super::{Environment, Shape};
 use std::rc::Rc;
 
 /// Names that are types.
@@ -15,18 +15,28 @@ pub(super) struct Checker<'a, 's> {
     source: &'a str,
     signatures: Signatures,
     scope: Vec<(String, Ty<'s>)>,
+    /// Whether objects can be made.
+    makes: bool,
 }
 
 type Checked<'s> = Result<Ty<'s>, CompileError>;
 
 impl<'a, 's> Checker<'a, 's> {
-    pub(super) fn new(source: &'a str, variables: &[Variable<'s>]) -> Self {
-        let scope = variables.iter().map(|variable| {
+    pub(super) fn new(source: &'a str, environment: &Environment<'_, 's>) -> Self {
+        let scope = environment.variables.iter().map(|variable| {
             let ty = variable.shape.map_or(Ty::Dyn, Ty::of);
             let ty = if variable.optional { Ty::Optional(Rc::new(ty)) } else { ty };
             (variable.name.to_owned(), ty)
         });
-        Self { source, signatures: Signatures::new(), scope: scope.collect() }
+        let mut scope: Vec<_> = scope.collect();
+        if let Some(composed) = environment.composed {
+            let each = composed.iter().map(|(name, found)| (name.clone(), found.0.clone()));
+            scope.push(("variables".to_owned(), Ty::Composed(Rc::new(each.collect()))));
+        }
+        if environment.authorizer {
+            scope.push(("authorizer".to_owned(), AUTHORIZER));
+        }
+        Self { source, signatures: Signatures::new(), scope, makes: environment.makes }
     }
 
     fn fault(&self, at: usize, what: String) -> CompileError {
@@ -92,6 +102,7 @@ impl<'a, 's> Checker<'a, 's> {
                 let (key, value) = joined.unwrap_or((Ty::Dyn, Ty::Dyn));
                 Ok(Ty::Map(Rc::new(key), Rc::new(value)))
             }
+            Kind::Make { name, fields } => self.make(at, name, fields),
             Kind::Fold(fold) => self.fold(fold),
             Kind::OptMap { target, variable, body, flat } => {
                 let ty = self.check(target)?;
@@ -154,6 +165,13 @@ impl<'a, 's> Checker<'a, 's> {
             Ty::Dyn => Ty::Dyn,
             Ty::Map(key, value) if key.is("string") || key.is_dyn() => (**value).clone(),
             Ty::Object(shape) => self.field(at, *shape, field)?,
+            Ty::Composed(known) => match known.iter().find(|(name, _)| name == field) {
+                Some((_, ty)) => ty.clone(),
+                None => return Err(self.fault(at, format!("undefined field '{field}'"))),
+            },
+            Ty::Simple("authorizer") if field == "requestResource" => Ty::Simple("resourcecheck"),
+            // What was made here has the fields that were given to it.
+            Ty::Simple("Object" | "JSONPatch") => Ty::Dyn,
             other => {
                 let what = format!("type '{other}' does not support field selection");
                 return Err(self.fault(at, what));
@@ -163,6 +181,49 @@ impl<'a, 's> Checker<'a, 's> {
             return Ok(BOOL);
         }
         Ok(if optional || lifted { Ty::Optional(Rc::new(found)) } else { found })
+    }
+
+    /// `Object{...}`, `Object.spec{...}` and `JSONPatch{...}` (`apiserver/pkg/cel/mutation`). What stands in a field of an
+    /// object is named after the place of the field.
+    fn make(&mut self, at: usize, name: &str, fields: &[(bool, String, Expr)]) -> Checked<'s> {
+        let object = name == "Object" || name.starts_with("Object.");
+        let patch = name == "JSONPatch";
+        if !self.makes || !(object || patch) {
+            return Err(self.fault(at, format!("undeclared reference to '{name}' (in container '')")));
+        }
+        for (optional, field, value) in fields {
+            let ty = self.check(value)?;
+            let ty = if *optional { self.unwrapped(value.at, ty)? } else { ty };
+            if patch {
+                let wanted = match field.as_str() {
+                    "op" | "path" | "from" => STRING,
+                    "value" => Ty::Dyn,
+                    _ => return Err(self.fault(at, format!("undefined field '{field}'"))),
+                };
+                if !ty.fits(&wanted, &mut Default::default()) {
+                    let what = format!("expected type of field '{field}' is '{wanted}' but provided type is '{ty}'");
+                    return Err(self.fault(value.at, what));
+                }
+                continue;
+            }
+            let expected = format!("{name}.{field}");
+            let items: &[(bool, Expr)] = if let Kind::List(items) = &value.kind { items } else { &[] };
+            for made in [value].into_iter().chain(items.iter().map(|(_, item)| item)) {
+                if let Kind::Make { name: found, .. } = &made.kind
+                    && *found != expected
+                {
+                    let what = format!(
+                        "unexpected type name \"{found}\", expected \"{expected}\", which matches field name path from root Object type"
+                    );
+                    return Err(self.fault(made.at, what));
+                }
+            }
+        }
+        Ok(match name {
+            "Object" => OBJECT,
+            "JSONPatch" => JSON_PATCH,
+            _ => Ty::Dyn,
+        })
     }
 
     fn field(&self, at: usize, shape: &'s dyn Shape, field: &str) -> Checked<'s> {

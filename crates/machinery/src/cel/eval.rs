@@ -1,8 +1,9 @@
 //! Evaluation: a walk over the expression.
 
 use super::ast::{Expr, Fold, FoldKind, Kind, Literal};
+use super::functions::AccessStep;
 use super::value::{Outcome, Val, failed, lift, lower, some};
-use super::{Binding, EvalError, functions};
+use super::{Access, AccessAnswer, AccessQuestion, Binding, EvalError, Program, functions};
 use crate::value::Value;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -44,6 +45,7 @@ pub(super) fn names(expression: &Expr, out: &mut Vec<String>) {
             each(key);
             each(value);
         }),
+        Kind::Make { fields, .. } => fields.iter().for_each(|(_, _, value)| each(value)),
         Kind::Fold(fold) => [&fold.range].into_iter().chain(&fold.filter).chain(&fold.result).for_each(each),
         Kind::OptMap { target, body, .. } => {
             each(target);
@@ -52,33 +54,69 @@ pub(super) fn names(expression: &Expr, out: &mut Vec<String>) {
     }
 }
 
-pub(super) fn run(root: &Expr, bindings: &[Binding<'_>], budget: &mut u64) -> Result<Output, EvalError> {
-    let mut scope = Vec::new();
-    for binding in bindings {
-        let value = match binding.value {
-            Some(value) => Some(lift(value, binding.shape)?),
-            None => None,
-        };
-        let value = match (value, binding.optional) {
-            (Some(value), true) => some(value),
-            (None, true) => Val::Optional(None),
-            (value, false) => value.unwrap_or(Val::Null),
-        };
-        scope.push((binding.name, value));
+/// What expressions speak of, put in place once for several of them. What `variables` says is found when it is first asked
+/// for, and then kept, failures included.
+pub struct Activation<'v> {
+    machine: Machine<'v>,
+}
+
+impl<'v> Activation<'v> {
+    /// With the variables' values.
+    pub fn new(bindings: &[Binding<'v>]) -> Result<Self, EvalError> {
+        let mut scope = Vec::new();
+        for binding in bindings {
+            let value = match binding.value {
+                Some(value) => Some(lift(value, binding.shape)?),
+                None => None,
+            };
+            let value = match (value, binding.optional) {
+                (Some(value), true) => some(value),
+                (None, true) => Val::Optional(None),
+                (value, false) => value.unwrap_or(Val::Null),
+            };
+            scope.push((binding.name, value));
+        }
+        let outermost = scope.len();
+        Ok(Self { machine: Machine { scope, outermost, left: 0, composed: &[], found: Vec::new(), access: None } })
     }
-    let mut machine = Machine { scope, left: *budget };
-    let found = machine.eval(root);
-    *budget = machine.left;
-    Ok(match found? {
-        Val::Bool(flag) => Output::Bool(flag),
-        Val::Str(text) => Output::String(text.into_owned()),
-        other => Output::Other(lower(&other)?),
-    })
+
+    /// With what is found below `variables`, in their order; one may speak of those before it.
+    pub fn composing(mut self, variables: &'v [(String, Program)]) -> Self {
+        self.machine.composed = variables;
+        self.machine.found = vec![None; variables.len()];
+        self
+    }
+
+    /// With `authorizer`.
+    pub fn asking(mut self, access: &'v dyn Access) -> Self {
+        let authorizer = AccessStep::Authorizer(AccessQuestion::default());
+        self.machine.scope.push(("authorizer", Val::Access(Rc::new(authorizer))));
+        self.machine.outermost += 1;
+        self.machine.access = Some(access);
+        self
+    }
+
+    /// Evaluates one of them. What it costs is taken from `budget`.
+    pub fn evaluate(&mut self, program: &'v Program, budget: &mut u64) -> Result<Output, EvalError> {
+        self.machine.left = *budget;
+        let found = self.machine.eval(&program.root);
+        *budget = self.machine.left;
+        Ok(match found? {
+            Val::Bool(flag) => Output::Bool(flag),
+            Val::Str(text) => Output::String(text.into_owned()),
+            other => Output::Other(lower(&other)?),
+        })
+    }
 }
 
 pub(super) struct Machine<'v> {
     scope: Vec<(&'v str, Val<'v>)>,
+    /// How much of the scope every expression sees.
+    outermost: usize,
     left: u64,
+    composed: &'v [(String, Program)],
+    found: Vec<Option<Outcome<'v>>>,
+    access: Option<&'v dyn Access>,
 }
 
 impl<'v> Machine<'v> {
@@ -94,6 +132,29 @@ impl<'v> Machine<'v> {
                 Err(EvalError::TooDear)
             }
         }
+    }
+
+    /// Asks the authorizer.
+    pub(super) fn decide(&self, question: &AccessQuestion) -> Option<AccessAnswer> {
+        self.access.map(|access| access.decide(question))
+    }
+
+    /// `variables.NAME`.
+    fn composed(&mut self, name: &str) -> Outcome<'v> {
+        let all = self.composed;
+        let Some(place) = all.iter().position(|(known, _)| known == name) else {
+            return failed(format!("no such key: {name}"));
+        };
+        if let Some(known) = &self.found[place] {
+            return known.clone();
+        }
+        // It sees what every expression sees, and nothing of the one that asks.
+        let inner = self.scope.split_off(self.outermost);
+        let found = self.eval(&all[place].1.root);
+        self.scope.truncate(self.outermost);
+        self.scope.extend(inner);
+        self.found[place] = Some(found.clone());
+        found
     }
 
     fn eval<'e: 'v>(&mut self, expression: &'e Expr) -> Outcome<'v> {
@@ -165,6 +226,20 @@ impl<'v> Machine<'v> {
                 }
                 Ok(Val::Map(Rc::new(out)))
             }
+            Kind::Make { fields, .. } => {
+                self.spend(40)?;
+                let mut out: Vec<(Val<'v>, Val<'v>)> = Vec::with_capacity(fields.len());
+                for (optional, field, value) in fields {
+                    let value = match (optional, self.eval(value)?) {
+                        (false, value) => value,
+                        (true, Val::Optional(Some(inner))) => (*inner).clone(),
+                        (true, Val::Optional(None)) => continue,
+                        (true, _) => return failed("no such overload"),
+                    };
+                    out.push((Val::Str(Cow::Borrowed(field)), value));
+                }
+                Ok(Val::Map(Rc::new(out)))
+            }
             Kind::Fold(fold) => self.fold(fold),
             Kind::OptMap { target, variable, body, flat } => match self.eval(target)? {
                 Val::Optional(None) => Ok(Val::Optional(None)),
@@ -213,6 +288,21 @@ impl<'v> Machine<'v> {
             } else {
                 "google.protobuf.Duration"
             }));
+        }
+        if let Kind::Ident(name) = &operand.kind {
+            let shadowed = self.scope.iter().any(|(known, _)| known == name);
+            if name == "variables" && !shadowed {
+                self.spend(1)?;
+                let known = self.composed.iter().any(|(known, _)| known == field);
+                return if test { Ok(Val::Bool(known)) } else { self.composed(field) };
+            }
+            if name == "authorizer"
+                && field == "requestResource"
+                && !test
+                && let Some(access) = self.access
+            {
+                return Ok(Val::Access(Rc::new(AccessStep::Resource(access.request_resource()))));
+            }
         }
         let operand = self.eval(operand)?;
         self.spend(1)?;

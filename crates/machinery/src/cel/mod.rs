@@ -13,7 +13,8 @@
 //! it runs, with cel-go's weights in the main; upstream also estimates it when a definition is created and refuses what
 //! could become too dear, which is not done here: a rule that is too dear fails when it runs.
 //!
-//! Not here yet: making objects (`Type{...}`), `cel.bind`, the `authorizer` library, `math` and the `base64` encoders.
+//! Not here yet: `cel.bind`, `math` and the `base64` encoders. Objects are made for policies only (`Object{...}`,
+//! `JSONPatch{...}`).
 
 mod ast;
 mod check;
@@ -29,8 +30,9 @@ mod value;
 
 use crate::schema::ListKind;
 use crate::value::Value;
-pub use eval::Output;
+pub use eval::{Activation, Output};
 use std::fmt;
+use types::Ty;
 
 /// What the values of a place are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +96,99 @@ pub struct Binding<'v> {
 pub enum Wanted {
     Bool,
     String,
+    /// A string or `null`.
+    StringOrNull,
+    /// `Object{...}`.
+    Object,
+    /// A list of `JSONPatch{...}`.
+    JsonPatches,
     Any,
+}
+
+impl Wanted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "bool",
+            Self::String => "string",
+            Self::StringOrNull => "string or null",
+            Self::Object => "Object",
+            Self::JsonPatches => "list(JSONPatch)",
+            Self::Any => "dyn",
+        }
+    }
+    fn takes(self, ty: &Ty<'_>) -> bool {
+        let of_patches = |ty: &Ty<'_>| match ty {
+            Ty::List(item) => item.is("JSONPatch") || item.is_dyn(),
+            _ => false,
+        };
+        ty.is_dyn()
+            || match self {
+                Self::Any => true,
+                Self::Bool => ty.is("bool"),
+                Self::String => ty.is("string"),
+                Self::StringOrNull => ty.is("string") || ty.is("null"),
+                Self::Object => ty.is("Object"),
+                Self::JsonPatches => of_patches(ty),
+            }
+    }
+}
+
+/// What an expression may speak of.
+#[derive(Clone, Copy, Default)]
+pub struct Environment<'e, 's> {
+    /// Variables.
+    pub variables: &'e [Variable<'s>],
+    /// What stands below `variables`, with its types; `None`: there is no such variable.
+    pub composed: Option<&'e [(String, Found<'s>)]>,
+    /// Whether there is `authorizer`.
+    pub authorizer: bool,
+    /// Whether `Object{...}` and `JSONPatch{...}` can be made.
+    pub makes: bool,
+}
+
+/// The type of what an expression gives, for [`Environment::composed`].
+#[derive(Clone)]
+pub struct Found<'s>(Ty<'s>);
+
+impl Found<'_> {
+    /// Nothing is known of it.
+    pub const DYN: Found<'static> = Found(Ty::Dyn);
+}
+
+/// A question to an authorizer as an expression puts it together. Who asks is known to the one who is asked, unless a
+/// service account is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct AccessQuestion {
+    /// Namespace and name.
+    pub service_account: Option<(String, String)>,
+    /// Of a request that names no resource.
+    pub path: String,
+    pub group: String,
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    pub field_selector: String,
+    pub label_selector: String,
+    pub verb: String,
+}
+
+/// What an authorizer says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct AccessAnswer {
+    pub allowed: bool,
+    pub reason: String,
+    pub error: Option<String>,
+}
+
+/// Who answers questions about access.
+pub trait Access {
+    /// Answers one.
+    fn decide(&self, question: &AccessQuestion) -> AccessAnswer;
+    /// The question that a request itself put, but for the verb.
+    fn request_resource(&self) -> AccessQuestion;
 }
 
 /// Why an expression cannot be used.
@@ -148,20 +242,24 @@ pub struct Program {
 impl Program {
     /// Parses and checks.
     pub fn compile(source: &str, variables: &[Variable<'_>], wanted: Wanted) -> Result<Self, CompileError> {
+        let environment = Environment { variables, ..Environment::default() };
+        Self::compile_in(source, &environment, wanted).map(|(program, _)| program)
+    }
+
+    /// Parses and checks; also what type it gives.
+    pub fn compile_in<'s>(
+        source: &str,
+        environment: &Environment<'_, 's>,
+        wanted: Wanted,
+    ) -> Result<(Self, Found<'s>), CompileError> {
         let root = parser::parse(source)?;
-        let ty = check::Checker::new(source, variables).check(&root)?;
-        let fits = match wanted {
-            Wanted::Any => true,
-            Wanted::Bool => ty.is("bool") || ty.is_dyn(),
-            Wanted::String => ty.is("string") || ty.is_dyn(),
-        };
-        if !fits {
-            let name = if wanted == Wanted::Bool { "bool" } else { "string" };
-            return Err(CompileError::at(source, root.at, format!("must evaluate to {name}")));
+        let ty = check::Checker::new(source, environment).check(&root)?;
+        if !wanted.takes(&ty) {
+            return Err(CompileError::at(source, root.at, format!("must evaluate to {}", wanted.name())));
         }
         let mut uses = Vec::new();
         eval::names(&root, &mut uses);
-        Ok(Self { root, uses })
+        Ok((Self { root, uses }, Found(ty)))
     }
 
     /// Whether a variable is spoken of.
@@ -171,6 +269,6 @@ impl Program {
 
     /// Evaluates. What it costs is taken from `budget`.
     pub fn evaluate(&self, bindings: &[Binding<'_>], budget: &mut u64) -> Result<Output, EvalError> {
-        eval::run(&self.root, bindings, budget)
+        Activation::new(bindings)?.evaluate(self, budget)
     }
 }

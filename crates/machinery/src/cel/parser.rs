@@ -12,7 +12,7 @@ const MAX_HEIGHT: usize = 120;
 const MAX_LENGTH: usize = 100_000;
 
 /// Names before a dot that are no variables.
-const NAMESPACES: [&str; 6] = ["sets", "optional", "format", "strings", "math", "ip"];
+const NAMESPACES: [&str; 7] = ["sets", "optional", "format", "strings", "math", "ip", "jsonpatch"];
 
 /// Parses a whole expression.
 pub(super) fn parse(source: &str) -> Result<Expr, CompileError> {
@@ -196,8 +196,14 @@ impl Parser<'_> {
                     let args = self.arguments(")")?;
                     left = self.member_call(at, left, field, args)?;
                 } else {
+                    let start = left.at;
                     let operand = Box::new(left);
                     left = Expr::new(at, Kind::Select { operand, field, optional: false, test: false });
+                    if let Some(name) = dotted(&left)
+                        && let Some(made) = self.make(start, &name)?
+                    {
+                        left = made;
+                    }
                 }
             } else if self.accept("[") || matches!(self.peek(), Token::Op("[?")) {
                 let optional = self.accept("[?") || self.accept("?");
@@ -254,9 +260,8 @@ impl Parser<'_> {
                     let args = self.arguments(")")?;
                     return self.global_call(at, name, args);
                 }
-                if matches!(self.peek(), Token::Op("{")) {
-                    let what = format!("objects cannot be made here: {name}{{...}}");
-                    return Err(self.fault(at, what));
+                if let Some(made) = self.make(at, &name)? {
+                    return Ok(made);
                 }
                 Ok(Expr::new(at, Kind::Ident(name)))
             }
@@ -306,6 +311,25 @@ impl Parser<'_> {
             }
             _ => Err(self.unexpected()),
         }
+    }
+
+    /// `{field: value, ?field: optional}` behind the name of a type; `None` when no brace stands there.
+    fn make(&mut self, at: usize, name: &str) -> Result<Option<Expr>, CompileError> {
+        if !self.accept("{") {
+            return Ok(None);
+        }
+        let mut fields = Vec::new();
+        while !self.accept("}") {
+            let optional = self.accept("?");
+            let field = self.name()?;
+            self.expect(":")?;
+            fields.push((optional, field, self.expression()?));
+            if !self.accept(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        Ok(Some(Expr::new(at, Kind::Make { name: name.to_owned(), fields })))
     }
 
     fn global_call(&mut self, at: usize, name: String, mut args: Vec<Expr>) -> Parsed {
@@ -369,6 +393,15 @@ impl Parser<'_> {
             Some(other) => Err(self.fault(other.at, "argument must be a simple name".to_owned())),
             None => Err(self.unexpected()),
         }
+    }
+}
+
+/// `a.b.c` when an expression is nothing but names.
+fn dotted(expression: &Expr) -> Option<String> {
+    match &expression.kind {
+        Kind::Ident(name) => Some(name.clone()),
+        Kind::Select { operand, field, optional: false, test: false } => Some(format!("{}.{field}", dotted(operand)?)),
+        _ => None,
     }
 }
 

@@ -212,6 +212,22 @@ optional<A>.hasValue() bool
 optional<A>.value() A
 optional<A>.or(optional<A>) optional<A>
 optional<A>.orValue(A) A
+jsonpatch.escapeKey(string) string
+authorizer.serviceAccount(string, string) authorizer
+authorizer.path(string) pathcheck
+authorizer.group(string) groupcheck
+groupcheck.resource(string) resourcecheck
+resourcecheck.subresource(string) resourcecheck
+resourcecheck.namespace(string) resourcecheck
+resourcecheck.name(string) resourcecheck
+resourcecheck.fieldSelector(string) resourcecheck
+resourcecheck.labelSelector(string) resourcecheck
+pathcheck.check(string) decision
+resourcecheck.check(string) decision
+decision.allowed() bool
+decision.reason() string
+decision.errored() bool
+decision.error() string
 ";
 
 /// The formats of `format.NAME()`.
@@ -284,7 +300,9 @@ fn overloads(line: &'static str) -> (&'static str, Vec<Overload>) {
     let mut params = Vec::new();
     // A method has its type before the last dot; functions of a namespace have a dot as well.
     let (name, method) = match head.rsplit_once('.') {
-        Some((namespace, _)) if ["sets", "strings", "optional", "format"].contains(&namespace) => (head, false),
+        Some((namespace, _)) if ["sets", "strings", "optional", "format", "jsonpatch"].contains(&namespace) => {
+            (head, false)
+        }
         // `ip` is a namespace and a type.
         Some(("ip", "isCanonical")) => (head, false),
         Some((receiver, name)) => {

@@ -145,7 +145,7 @@ fn what_does_not_compile() {
         'a => ERROR: <input>:1:1: Syntax error: a string is not closed
         if => ERROR: <input>:1:1: Syntax error: reserved identifier: if
         self.a[ => ERROR: <input>:1:8: Syntax error: unexpected <EOF>
-        Pod{name: 'x'} => ERROR: <input>:1:1: objects cannot be made here: Pod{...}
+        Pod{name: 'x'} => ERROR: <input>:1:1: undeclared reference to 'Pod' (in container '')
         a # b => ERROR: <input>:1:3: Syntax error: token recognition error at: '#'
         {[1]: 2} => ERROR: <input>:1:2: unsupported key type: list(int)
         "#,
@@ -304,4 +304,84 @@ fn mutated_sources_never_panic() {
     crate::testing::mutate(&seeds, 2000, |source| {
         run(source);
     });
+}
+
+/// Allows `get` by whom it is told to.
+struct OnlyGet;
+impl super::Access for OnlyGet {
+    fn decide(&self, question: &super::AccessQuestion) -> super::AccessAnswer {
+        let who = question.service_account.as_ref().map_or("me".to_owned(), |(space, name)| format!("{space}/{name}"));
+        let what = format!("{who} {} {}{}/{}", question.verb, question.path, question.group, question.resource);
+        super::AccessAnswer { allowed: question.verb == "get", reason: what, error: None }
+    }
+    fn request_resource(&self) -> super::AccessQuestion {
+        super::AccessQuestion { resource: "pods".to_owned(), ..Default::default() }
+    }
+}
+
+#[test]
+fn variables_are_found_when_they_are_asked_for() {
+    use super::{Activation, Environment, Found, Output, Program, Variable, Wanted};
+    let object = json::from_str(r#"{"a":[1,2,3]}"#).unwrap();
+    let variables = [Variable { name: "object", shape: None, optional: false }];
+    let mut known: Vec<(String, Found<'_>)> = Vec::new();
+    let mut programs = Vec::new();
+    for (name, source) in [
+        ("sum", "object.a.map(x, x * 2).sum()"),
+        ("more", "variables.sum + 1"),
+        ("broken", "object.b"),
+        ("text", "'a'"),
+    ] {
+        let environment = Environment { variables: &variables, composed: Some(&known), ..Default::default() };
+        let (program, found) = Program::compile_in(source, &environment, Wanted::Any).unwrap();
+        known.push((name.to_owned(), found));
+        programs.push((name.to_owned(), program));
+    }
+    let environment = Environment { variables: &variables, composed: Some(&known), authorizer: true, makes: true };
+    let compile = |source: &str, wanted| Program::compile_in(source, &environment, wanted).map(|(program, _)| program);
+    for (source, wrong) in [
+        ("variables.nothing == 1", "undefined field 'nothing'"),
+        ("variables.text + 1 == 2", "no matching overload for '_+_' applied to '(string, int)'"),
+        ("variables.text", "must evaluate to bool"),
+        ("authorizer.path('/x').allowed()", "no matching overload for 'allowed' applied to 'pathcheck.()'"),
+        (
+            "Object{spec: Object.status{}} == Object{}",
+            "unexpected type name \"Object.status\", expected \"Object.spec\"",
+        ),
+        ("JSONPatch{op: 1} == JSONPatch{}", "expected type of field 'op' is 'string' but provided type is 'int'"),
+        ("Pod{} == Pod{}", "undeclared reference to 'Pod'"),
+    ] {
+        let error = compile(source, Wanted::Bool).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{source}: {error}");
+    }
+    let bindings = [super::Binding { name: "object", value: Some(&object), shape: None, optional: false }];
+    for (source, expected) in [
+        ("variables.more == 13 && variables.sum == 12", Ok("true")),
+        ("false && variables.broken == 1", Ok("false")),
+        ("variables.broken == 1", Err("no such key: b")),
+        ("has(variables.broken)", Ok("true")),
+        ("[1].exists(object, variables.sum == 12)", Ok("true")),
+        ("authorizer.group('apps').resource('deployments').check('get').allowed()", Ok("true")),
+        ("authorizer.requestResource.check('create').reason()", Ok("\"me create /pods\"")),
+        ("authorizer.serviceAccount('a', 'b').path('/x').check('get').reason()", Ok("\"a/b get /x/\"")),
+        (
+            "Object{spec: Object.spec{replicas: variables.sum, ?off: optional.none()}}",
+            Ok("{\"spec\":{\"replicas\":12}}"),
+        ),
+        (
+            "[JSONPatch{op: 'add', path: '/metadata/labels/' + jsonpatch.escapeKey('a/b~c'), value: Object.x{y: [1]}}]",
+            Ok("[{\"op\":\"add\",\"path\":\"/metadata/labels/a~1b~0c\",\"value\":{\"y\":[1]}}]"),
+        ),
+    ] {
+        let program = compile(source, Wanted::Any).unwrap();
+        let mut activation = Activation::new(&bindings).unwrap().composing(&programs).asking(&OnlyGet);
+        let mut budget = 1_000_000;
+        let found = activation.evaluate(&program, &mut budget).map(|output| match output {
+            Output::Bool(flag) => flag.to_string(),
+            Output::String(text) => format!("{text:?}"),
+            Output::Other(value) => json::to_string(&value),
+        });
+        let found = found.map_err(|error| error.to_string());
+        assert_eq!(found.as_deref().map_err(String::as_str), expected, "{source}");
+    }
 }

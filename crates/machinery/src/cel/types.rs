@@ -15,6 +15,8 @@ pub(super) enum Ty<'s> {
     Map(Rc<Ty<'s>>, Rc<Ty<'s>>),
     Optional(Rc<Ty<'s>>),
     Object(&'s dyn Shape),
+    /// What is found below `variables`, by name.
+    Composed(Rc<Vec<(String, Ty<'s>)>>),
     /// Of a signature.
     Param(u8),
 }
@@ -22,6 +24,9 @@ pub(super) enum Ty<'s> {
 pub(super) const BOOL: Ty<'static> = Ty::Simple("bool");
 pub(super) const INT: Ty<'static> = Ty::Simple("int");
 pub(super) const STRING: Ty<'static> = Ty::Simple("string");
+pub(super) const AUTHORIZER: Ty<'static> = Ty::Simple("authorizer");
+pub(super) const OBJECT: Ty<'static> = Ty::Simple("Object");
+pub(super) const JSON_PATCH: Ty<'static> = Ty::Simple("JSONPatch");
 
 impl<'s> Ty<'s> {
     /// The type of values of a schema.
@@ -89,7 +94,7 @@ impl<'s> Ty<'s> {
         match self {
             Self::Simple(name) => !scalar.contains(name),
             Self::Object(_) | Self::Optional(_) | Self::Dyn => true,
-            Self::List(_) | Self::Map(..) | Self::Param(_) => false,
+            Self::List(_) | Self::Map(..) | Self::Composed(_) | Self::Param(_) => false,
         }
     }
 
@@ -126,6 +131,7 @@ impl fmt::Display for Ty<'_> {
             Self::Map(key, value) => write!(f, "map({key}, {value})"),
             Self::Optional(item) => write!(f, "optional_type({item})"),
             Self::Object(_) => f.write_str("object"),
+            Self::Composed(_) => f.write_str("kubernetes.variables"),
             Self::Param(index) => write!(f, "%{index}"),
         }
     }

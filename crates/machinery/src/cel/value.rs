@@ -38,6 +38,8 @@ pub(super) enum Val<'v> {
     Url(Rc<super::functions::Url>),
     Semver(Rc<super::functions::Semver>),
     Format(&'static str),
+    /// Of the authorizer's library.
+    Access(Rc<super::functions::AccessStep>),
 }
 
 pub(super) type Outcome<'v> = Result<Val<'v>, EvalError>;
@@ -146,6 +148,7 @@ impl<'v> Val<'v> {
             Val::Url(_) => "kubernetes.URL",
             Val::Semver(_) => "kubernetes.Semver",
             Val::Format(_) => "kubernetes.NamedFormat",
+            Val::Access(step) => step.type_name(),
         }
     }
 

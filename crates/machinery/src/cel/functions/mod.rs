@@ -1,5 +1,6 @@
 //! Functions: which one a call means is decided by the values it is called with.
 
+mod access;
 mod convert;
 mod lists;
 mod network;
@@ -7,6 +8,7 @@ mod numbers;
 mod strings;
 mod times;
 
+pub(super) use access::AccessStep;
 pub(super) use convert::to_text;
 pub(super) use network::{Semver, Url};
 
@@ -92,6 +94,7 @@ pub(super) fn call<'v>(machine: &mut Machine<'v>, name: &str, method: bool, mut 
                 .or_else(|| strings::call(name, &args))
                 .or_else(|| lists::call(machine, name, &args))
                 .or_else(|| times::call(name, &args))
+                .or_else(|| access::call(machine, name, &args))
                 .or_else(|| network::call(name, method, &args));
             found.unwrap_or_else(no_overload)
         }
