@@ -8,6 +8,7 @@
 
 mod clients;
 mod cluster;
+mod conformance;
 mod edges;
 mod http;
 mod image;

@@ -1,11 +1,13 @@
 //! Makes the generated, committed files of the workspace from the pinned upstream inputs.
 //!
 //! `cargo xtask test` runs the whole suite, `cargo xtask lint` looks at the form, `cargo xtask tools` makes what only the
-//! black-box tests call. `cargo xtask schema` writes `crates/machinery/src/schema/table.bin`, `cargo xtask reference` the tables
-//! of gates and flags in `crates/base`, `cargo xtask etcd` the messages of `crates/store/etcd`.
+//! black-box tests call, `cargo xtask conformance` runs upstream's own tests. `cargo xtask schema` writes
+//! `crates/machinery/src/schema/table.bin`, `cargo xtask reference` the tables of gates and flags in `crates/base`,
+//! `cargo xtask etcd` the messages of `crates/store/etcd`.
 
 #![expect(clippy::print_stderr, reason = "a tool for people at a terminal")]
 
+mod conformance;
 mod etcd;
 mod reference;
 mod schema;
@@ -28,11 +30,12 @@ fn main() -> anyhow::Result<()> {
         Some("reference") => reference::generate(&upstream, &root),
         Some("etcd") => etcd::generate(&root),
         Some("test") => suite::run(&root, &std::env::args().skip(2).collect::<Vec<_>>()),
+        Some("conformance") => conformance::run(&root, &std::env::args().skip(2).collect::<Vec<_>>()),
         Some("lint") => suite::lint(&root),
         Some("tools") => {
             tools::make(&root, &tools::target(&root));
             Ok(())
         }
-        other => bail!("usage: cargo xtask test|lint|tools|schema|reference|etcd (got {other:?})"),
+        other => bail!("usage: cargo xtask test|conformance|lint|tools|schema|reference|etcd (got {other:?})"),
     }
 }
