@@ -338,6 +338,10 @@ impl Api {
     pub async fn fetch(&self, name: &str) -> Result<Value, ClientError> {
         self.client.request(http::Method::GET, &self.object_path(name, ""), None, Body::Empty).await
     }
+    /// Reads a subresource object: `scale`.
+    pub async fn fetch_subresource(&self, name: &str, subresource: &str) -> Result<Value, ClientError> {
+        self.client.request(http::Method::GET, &self.object_path(name, subresource), None, Body::Empty).await
+    }
     /// Reads one object, `None` when it does not exist.
     pub async fn fetch_optional(&self, name: &str) -> Result<Option<Value>, ClientError> {
         match self.fetch(name).await {

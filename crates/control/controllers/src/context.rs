@@ -91,6 +91,8 @@ pub struct Informers {
     pub endpoints: Shared<Tree>,
     /// ReplicaSets.
     pub replica_sets: Shared<Tree>,
+    /// ReplicationControllers.
+    pub replication_controllers: Shared<Tree>,
     /// Deployments.
     pub deployments: Shared<Tree>,
     /// DaemonSets.
@@ -137,6 +139,7 @@ impl Informers {
             endpoint_slices: Shared::new(context, "discovery.k8s.io", "v1", "endpointslices", all()),
             endpoints: Shared::new(context, "", "v1", "endpoints", all()),
             replica_sets: Shared::new(context, "apps", "v1", "replicasets", all()),
+            replication_controllers: Shared::new(context, "", "v1", "replicationcontrollers", all()),
             deployments: Shared::new(context, "apps", "v1", "deployments", all()),
             daemon_sets: Shared::new(context, "apps", "v1", "daemonsets", all()),
             controller_revisions: Shared::new(context, "apps", "v1", "controllerrevisions", all()),
@@ -162,6 +165,7 @@ impl Informers {
         });
         informers.pods.index(BY_NODE, |item| vec![Arc::clone(&item.value.node_name)]);
         informers.replica_sets.index(BY_CONTROLLER, |item| controller_uid(&item.value));
+        informers.replication_controllers.index(BY_CONTROLLER, |item| controller_uid(&item.value));
         informers.jobs.index(BY_CONTROLLER, |item| controller_uid(&item.value));
         informers.controller_revisions.index(BY_CONTROLLER, |item| controller_uid(&item.value));
         informers
@@ -177,6 +181,7 @@ impl Informers {
         self.endpoint_slices.spawn(supervisor);
         self.endpoints.spawn(supervisor);
         self.replica_sets.spawn(supervisor);
+        self.replication_controllers.spawn(supervisor);
         self.deployments.spawn(supervisor);
         self.daemon_sets.spawn(supervisor);
         self.controller_revisions.spawn(supervisor);

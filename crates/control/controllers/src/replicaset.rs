@@ -1,27 +1,52 @@
-//! ReplicaSet: keeps so many pods of a template (`controller/replicaset/replica_set.go`).
+//! ReplicaSet and ReplicationController: keep so many pods of a template (`controller/replicaset/replica_set.go`,
+//! `controller/replication/conversion.go`). They are one controller; [`Kept`] is all that the kinds differ in.
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, Shared, SyncError, SyncResult, run_workers, tools};
 use crate::pod::{PodView, Ranked, from_template, ranked_deletion_order};
 use crate::workload::{
-    Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, set_condition,
-    without_condition,
+    Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, selector_of,
+    set_condition, without_condition,
 };
 use skiff_base::clock::SharedClock;
 use skiff_client::events::Recorder;
 use skiff_client::informer::{Delta, Item, ObjectKey};
 use skiff_client::leader::time;
 use skiff_client::{Client, Store, Tree, WorkQueue, WriteOptions};
-use skiff_machinery::selector::Selector;
 use skiff_machinery::{Map, Value, object};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-const API_VERSION: &str = "apps/v1";
-const KIND: &str = "ReplicaSet";
+/// One of the two kinds.
+struct Kept {
+    api_version: &'static str,
+    kind: &'static str,
+    /// Service account, and who events come from.
+    account: &'static str,
+    /// The queue's name in metrics.
+    queue: &'static str,
+    /// Whether the status counts pods that leave.
+    counts_terminating: bool,
+}
+
+const REPLICA_SET: Kept = Kept {
+    api_version: "apps/v1",
+    kind: "ReplicaSet",
+    account: "replicaset-controller",
+    queue: "replicaset",
+    counts_terminating: true,
+};
+const REPLICATION_CONTROLLER: Kept = Kept {
+    api_version: "v1",
+    kind: "ReplicationController",
+    account: "replication-controller",
+    queue: "replicationmanager",
+    counts_terminating: false,
+};
 
 #[derive(Clone)]
 struct Controller {
+    kept: &'static Kept,
     client: Client,
     clock: SharedClock,
     sets: Arc<Store<Tree>>,
@@ -29,40 +54,43 @@ struct Controller {
     recorder: Recorder,
 }
 
-/// Builds the controller: handlers now, workers when the informers are full.
+/// Builds the controller of both kinds: handlers now, workers when the informers are full.
 pub fn spawn(context: &Context, informers: &mut Informers) {
-    let (client, queue, recorder) = tools(context, "replicaset-controller", "replicaset-controller", "replicaset");
-    let sets = informers.replica_sets.store();
-    let pods = informers.pods.store();
+    spawn_kind(context, &REPLICA_SET, &mut informers.replica_sets, &mut informers.pods);
+    spawn_kind(context, &REPLICATION_CONTROLLER, &mut informers.replication_controllers, &mut informers.pods);
+}
+
+fn spawn_kind(context: &Context, kept: &'static Kept, sets: &mut Shared<Tree>, pods: &mut Shared<PodView>) {
+    let (client, queue, recorder) = tools(context, kept.account, kept.account, kept.queue);
     {
         let queue = queue.clone();
-        informers.replica_sets.on_change(move |delta| queue.add(delta.key.clone()));
+        sets.on_change(move |delta| queue.add(delta.key.clone()));
     }
     {
-        let (queue, sets) = (queue.clone(), Arc::clone(&sets));
-        informers.pods.on_change(move |delta| pod_changed(&queue, &sets, delta));
+        let (queue, sets) = (queue.clone(), sets.store());
+        pods.on_change(move |delta| pod_changed(kept, &queue, &sets, delta));
     }
-    let controller = Controller { client, clock: Arc::clone(&context.clock), sets, pods, recorder };
-    run_workers(context, "replicaset", &queue, 5, move |key| {
+    let clock = Arc::clone(&context.clock);
+    let controller = Controller { kept, client, clock, sets: sets.store(), pods: pods.store(), recorder };
+    run_workers(context, kept.queue, &queue, 5, move |key| {
         let controller = controller.clone();
         async move { controller.sync(key).await }
     });
 }
 
 /// Queues the set that a pod belongs to, before and after; for an orphan, the sets that might adopt it.
-fn pod_changed(queue: &WorkQueue<ObjectKey>, sets: &Store<Tree>, delta: &Delta<'_, PodView>) {
+fn pod_changed(kept: &Kept, queue: &WorkQueue<ObjectKey>, sets: &Store<Tree>, delta: &Delta<'_, PodView>) {
     let mut orphan = false;
     for item in [delta.old, delta.new].into_iter().flatten() {
         match &item.value.controller {
-            Some(owner) if owner.kind == KIND => queue.add(ObjectKey::new(&item.key.namespace, &owner.name)),
+            Some(owner) if owner.kind == kept.kind => queue.add(ObjectKey::new(&item.key.namespace, &owner.name)),
             Some(_) => (),
             None => orphan = true,
         }
     }
     let Some(new) = delta.new.filter(|new| orphan && new.value.controller.is_none()) else { return };
     for set in sets.list_namespace(&new.key.namespace) {
-        let selector = Selector::from_label_selector(set.value.at(&["spec", "selector"]));
-        if selector.is_ok_and(|selector| selector.matches(&new.value.labels)) {
+        if selector_of(kept.kind, &set.value).is_ok_and(|selector| selector.matches(&new.value.labels)) {
             queue.add(set.key);
         }
     }
@@ -91,7 +119,7 @@ impl Controller {
     async fn sync(&self, key: ObjectKey) -> SyncResult {
         self.pods.synced().await;
         let Some(item) = self.sets.get_key(&key) else { return Ok(None) };
-        let owner = Owner { tree: &item.value, api_version: API_VERSION, kind: KIND };
+        let owner = Owner { tree: &item.value, api_version: self.kept.api_version, kind: self.kept.kind };
         let selector = owner.selector()?;
         let claimed = claim_pods(&self.client, &self.pods, &owner, &selector, Adoption::default()).await?;
         let active: Vec<Item<PodView>> = claimed.into_iter().filter(|pod| pod.value.is_active()).collect();
@@ -172,7 +200,11 @@ impl Controller {
 
     async fn write_status(&self, owner: &Owner<'_>, failure: Option<(&str, String)>) -> Result<(), SyncError> {
         let now = epoch_seconds(self.clock.wall());
-        let status = new_status(owner.tree, &self.owned(owner), failure, now, &time(self.clock.wall()));
+        let mut status = new_status(owner.tree, &self.owned(owner), failure, now, &time(self.clock.wall()));
+        if !self.kept.counts_terminating {
+            status.remove("terminatingReplicas");
+        }
+        let status = Value::Object(status);
         let old = owner.tree.get("status").cloned().unwrap_or_default();
         if same_status(&old, &status) {
             return Ok(());
@@ -181,8 +213,8 @@ impl Controller {
         if let Some(map) = updated.as_object_mut() {
             map.insert("status", status);
         }
-        let api = self.client.namespaced("apps", "v1", "replicasets", owner.namespace());
-        let written = api.replace(owner.name(), "status", &updated, &WriteOptions::default()).await?;
+        let written =
+            owner.api(&self.client).replace(owner.name(), "status", &updated, &WriteOptions::default()).await?;
         self.sets.wait_for(&ObjectKey::new(owner.namespace(), owner.name()), &written).await;
         Ok(())
     }
@@ -198,13 +230,7 @@ fn same_status(old: &Value, new: &Value) -> bool {
 }
 
 /// The status that the pods make (`calculateStatus`), pure.
-fn new_status(
-    set: &Value,
-    owned: &[Item<PodView>],
-    failure: Option<(&str, String)>,
-    now: i64,
-    timestamp: &str,
-) -> Value {
+fn new_status(set: &Value, owned: &[Item<PodView>], failure: Option<(&str, String)>, now: i64, timestamp: &str) -> Map {
     let template_labels = set.object_at(&["spec", "template", "metadata", "labels"]);
     let fully_labeled = |pod: &PodView| {
         let mut labels = template_labels.into_iter().flat_map(Map::iter);
@@ -239,7 +265,7 @@ fn new_status(
     if !conditions.is_empty() {
         status.insert("conditions", conditions);
     }
-    Value::Object(status)
+    status
 }
 
 #[cfg(test)]
@@ -258,6 +284,6 @@ mod tests {
     fn zero_counts_equal_absent_ones() {
         let written = object! { "replicas": 0, "observedGeneration": 1, "terminatingReplicas": 0 };
         let made = new_status(&object! { "metadata": object! { "generation": 1 } }, &[], None, 0, "");
-        assert!(same_status(&written, &made));
+        assert!(same_status(&written, &Value::Object(made)));
     }
 }

@@ -69,9 +69,20 @@ impl Owner<'_> {
     }
     /// `spec.selector`; an empty one selects nothing.
     pub fn selector(&self) -> Result<Selector, SyncError> {
-        Selector::from_label_selector(self.tree.at(&["spec", "selector"]))
-            .map_err(|error| SyncError::Object(format!("spec.selector: {error}")))
+        selector_of(self.kind, self.tree)
     }
+}
+
+/// `spec.selector` of a workload: a label selector, for a ReplicationController a set of labels.
+pub fn selector_of(kind: &str, tree: &Value) -> Result<Selector, SyncError> {
+    let said = tree.at(&["spec", "selector"]);
+    if kind == "ReplicationController"
+        && let Some(labels) = said.and_then(Value::as_object).filter(|labels| !labels.is_empty())
+    {
+        return Ok(Selector::from_set(labels));
+    }
+    let said = said.filter(|_| kind != "ReplicationController");
+    Selector::from_label_selector(said).map_err(|error| SyncError::Object(format!("spec.selector: {error}")))
 }
 
 /// Now, in seconds since the epoch.

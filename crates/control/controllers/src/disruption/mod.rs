@@ -258,8 +258,7 @@ impl Controller {
             }
         };
         let api = self.client.namespaced(&resource.group, &resource.version, &resource.resource, namespace);
-        let path = format!("{}/{}/scale", api.path(), owner.name);
-        match self.client.request(http::Method::GET, &path, None, skiff_net::Body::Empty).await {
+        match api.fetch_subresource(&owner.name, "scale").await {
             Ok(scale) if scale.str_at(&["metadata", "uid"]) == &*owner.uid => {
                 Ok(Some((Arc::clone(&owner.uid), int_at(&scale, &["spec", "replicas"], 0))))
             }

@@ -1,9 +1,10 @@
 //! Where a Service's pods answer: one picture ([`ready_pods`], pure), written as EndpointSlices and as Endpoints.
+//! Endpoints that somebody else writes become EndpointSlices by `mirror`.
 //!
-//! Not here yet: the annotation `endpoints.kubernetes.io/last-change-trigger-time`, which only measurements read; mirroring
-//! of Endpoints that somebody else writes.
+//! Not here yet: the annotation `endpoints.kubernetes.io/last-change-trigger-time`, which only measurements read.
 
 mod legacy;
+mod mirror;
 mod slices;
 
 use crate::context::{Context, Informers};
@@ -13,10 +14,11 @@ use skiff_client::{Store, Tree, WorkQueue};
 use skiff_machinery::{Map, Value};
 use std::sync::Arc;
 
-/// Builds both controllers.
+/// Builds the controllers.
 pub fn spawn(context: &Context, informers: &mut Informers) {
     slices::spawn(context, informers);
     legacy::spawn(context, informers);
+    mirror::spawn(context, informers);
 }
 
 /// A service's port as one pod answers it.

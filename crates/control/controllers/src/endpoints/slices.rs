@@ -72,10 +72,10 @@ pub(super) fn spawn(context: &Context, informers: &mut Informers) {
 
 /// What is written: changed slices under their names, new ones, and names that go.
 #[derive(Debug, Default, PartialEq)]
-struct Plan {
-    update: Vec<Value>,
-    create: Vec<Value>,
-    delete: Vec<String>,
+pub(super) struct Plan {
+    pub(super) update: Vec<Value>,
+    pub(super) create: Vec<Value>,
+    pub(super) delete: Vec<String>,
 }
 
 impl Controller {
@@ -108,7 +108,7 @@ impl Controller {
             Some(node.value.str_at(&["metadata", "labels", ZONE]).to_owned()).filter(|zone| !zone.is_empty())
         };
         let plan = decide(&service.value, &backends, &ours, &zone);
-        if let Err(error) = self.enact(&key, plan).await {
+        if let Err(error) = enact(&self.client, &self.slices, &key, plan).await {
             if !matches!(&error, SyncError::Client(error) if error.is_conflict()) {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {error}");
                 let about = Reference::to(&service.value, "v1", "Service");
@@ -118,35 +118,32 @@ impl Controller {
         }
         Ok(again)
     }
+}
 
-    async fn enact(&self, key: &ObjectKey, plan: Plan) -> Result<(), SyncError> {
-        let api = self.client.namespaced("discovery.k8s.io", "v1", "endpointslices", &key.namespace);
-        let options = WriteOptions::default();
-        for slice in &plan.create {
-            match api.create(slice, &options).await {
-                Ok(written) => self.seen(key, &written).await,
-                Err(error) if crate::workload::is_namespace_terminating(&error) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        for slice in &plan.update {
-            let written = api.replace(slice.str_at(&["metadata", "name"]), "", slice, &options).await?;
-            self.seen(key, &written).await;
-        }
-        for name in &plan.delete {
-            match api.delete(name, None).await {
-                Ok(_) => (),
-                Err(error) if error.is_not_found() => (),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+/// Writes a plan for the service `key`, and waits until the cache shows it. In a namespace that goes away nothing is made.
+pub(super) async fn enact(client: &Client, slices: &Store<Tree>, key: &ObjectKey, plan: Plan) -> Result<(), SyncError> {
+    let api = client.namespaced("discovery.k8s.io", "v1", "endpointslices", &key.namespace);
+    let options = WriteOptions::default();
+    let name_of = |slice: &Value| ObjectKey::new(&key.namespace, slice.str_at(&["metadata", "name"]));
+    for slice in &plan.create {
+        match api.create(slice, &options).await {
+            Ok(written) => slices.wait_for(&name_of(&written), &written).await,
+            Err(error) if crate::workload::is_namespace_terminating(&error) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
     }
-
-    async fn seen(&self, key: &ObjectKey, written: &Value) {
-        let name = ObjectKey::new(&key.namespace, written.str_at(&["metadata", "name"]));
-        self.slices.wait_for(&name, written).await;
+    for slice in &plan.update {
+        let written = api.replace(slice.str_at(&["metadata", "name"]), "", slice, &options).await?;
+        slices.wait_for(&name_of(&written), &written).await;
     }
+    for name in &plan.delete {
+        match api.delete(name, None).await {
+            Ok(_) => (),
+            Err(error) if error.is_not_found() => (),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A pod as an endpoint of one family.

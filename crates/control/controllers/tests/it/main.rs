@@ -6,6 +6,8 @@ mod cronjobs;
 mod disruptions;
 mod garbage_collection;
 mod jobs;
+mod mirrored;
 mod nodes;
+mod replication;
 mod small;
 mod statefulsets;
