@@ -2,12 +2,11 @@
 
 use crate::api::{Api, call};
 use crate::kubectl::Kubectl;
-use skiff_base::clock::{Clock, SystemClock};
 use skiff_machinery::codec::json;
 use skiff_machinery::{Value, object};
 use skiff_server::crd::Reconciler;
+use skiff_testkit::until;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -31,15 +30,6 @@ pub(crate) fn definition() -> Value {
 
 fn widget(name: &str, spec: Value) -> Value {
     object! { "apiVersion": "example.com/v1", "kind": "Widget", "metadata": object! { "name": name }, "spec": spec }
-}
-
-/// Asks again until the answer is as wanted.
-pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(15);
-    while !look().await {
-        assert!(Instant::now() < deadline, "{what} in time");
-        SystemClock.sleep(Duration::from_millis(10)).await;
-    }
 }
 
 async fn api() -> Api {

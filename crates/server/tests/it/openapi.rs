@@ -287,7 +287,7 @@ async fn custom_kinds_are_published_and_withdrawn() {
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     api.post(path, &definition).await.expect(201);
     let version3 = "/openapi/v3/apis/example.com/v1";
-    crate::custom::until("published", async || get(&api, version3, &[]).await.status == 200).await;
+    skiff_testkit::until("published", async || get(&api, version3, &[]).await.status == 200).await;
     let document: Value = serde_json::from_slice(&get(&api, version3, &[]).await.body).unwrap();
     let kind = &document["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(kind["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
@@ -305,7 +305,7 @@ async fn custom_kinds_are_published_and_withdrawn() {
     assert_eq!(spec["maybe"], serde_json::json!({}));
     assert_eq!(spec["any"], serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
     api.delete(&format!("{path}/widgets.example.com")).await;
-    crate::custom::until("withdrawn", async || get(&api, version3, &[]).await.status == 404).await;
+    skiff_testkit::until("withdrawn", async || get(&api, version3, &[]).await.status == 404).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,10 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use skiff_net::Body;
 use skiff_server::front;
+use skiff_testkit::until;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::task::JoinSet;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -28,15 +30,6 @@ async fn in_flight(server: &Whole) -> Vec<String> {
     metrics.lines().filter(|line| line.starts_with("apiserver_current_inflight_requests{")).map(str::to_owned).collect()
 }
 
-/// Until it holds, but not for ever.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_beyond_the_limit_are_told_to_come_back() {
     let limits = front::Options { max_requests_inflight: 50, max_mutating_requests_inflight: 2, ..Default::default() };
@@ -44,13 +37,12 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
     server.trust_jane().await;
     assert_eq!(server.send(jane(&server, "GET", MAPS)).await.status, 200, "jane is let in");
     // Two writes whose bodies never end hold both seats.
-    let held: Vec<_> = (0..2)
-        .map(|_| {
-            let request = jane(&server, "POST", MAPS).slow("application/json", endless("{\"kind\":"));
-            let client = server.client.clone();
-            tokio::spawn(async move { client.send(request.into_request()).await })
-        })
-        .collect();
+    let mut held = JoinSet::new();
+    for _ in 0..2 {
+        let request = jane(&server, "POST", MAPS).slow("application/json", endless("{\"kind\":"));
+        let client = server.client.clone();
+        held.spawn(async move { client.send(request.into_request()).await });
+    }
     let refused = || async {
         let ask = jane(&server, "POST", MAPS).body("application/json", r#"{"metadata":{"generateName":"a-"}}"#);
         server.send(ask).await.status == 429
@@ -59,7 +51,7 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
         let server = &server;
         move || async move { in_flight(server).await.iter().any(|line| line.contains("mutating") && line.ends_with(count)) }
     };
-    eventually("both seats are taken", mutating(" 2")).await;
+    until("both seats are taken", mutating(" 2")).await;
     assert!(refused().await);
     let ask = jane(&server, "DELETE", &format!("{MAPS}/x"));
     let answer = server.send(ask).await;
@@ -73,11 +65,9 @@ async fn requests_beyond_the_limit_are_told_to_come_back() {
     assert_eq!(server.post(MAPS, r#"{"metadata":{"name":"by-root"}}"#).await.status, 201);
     assert_eq!(server.send(server.ask("GET", "/readyz")).await.status, 200);
     // Who goes away gives the seat back.
-    for task in held {
-        task.abort();
-    }
-    eventually("the seats are free", || async { !refused().await }).await;
-    eventually("nothing is counted", mutating(" 0")).await;
+    held.shutdown().await;
+    until("the seats are free", || async { !refused().await }).await;
+    until("nothing is counted", mutating(" 0")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,9 +79,8 @@ async fn clients_that_break_off_leave_nothing_behind() {
             .slow("application/json", endless("{\"metadata\":{\"name\":\"half\""))
             .into_request();
         let client = server.client.clone();
-        let task = tokio::spawn(async move { client.send(request).await });
-        tokio::time::sleep(Duration::from_millis(round % 4)).await;
-        task.abort();
+        // In the middle of it, here and there.
+        drop(tokio::time::timeout(Duration::from_millis(round % 4), client.send(request)).await);
         // A watch dropped while it is open, and one that read nothing.
         drop(server.watch(&format!("{MAPS}?watch=1")).await);
     }
@@ -101,13 +90,13 @@ async fn clients_that_break_off_leave_nothing_behind() {
         // The question itself is one.
         lines.iter().any(|line| line.contains("mutating") && line.ends_with(" 0"))
     };
-    eventually("every seat is free", idle).await;
+    until("every seat is free", idle).await;
     let watchers = || async {
         let metrics = server.get("/metrics").await.text();
         let mut lines = metrics.lines().filter(|line| line.starts_with("apiserver_longrunning_requests{"));
         lines.all(|line| !line.contains("configmaps") || line.ends_with(" 0"))
     };
-    eventually("every watch has ended", watchers).await;
+    until("every watch has ended", watchers).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,16 +149,17 @@ async fn an_end_lets_requests_finish_and_ends_watches_cleanly() {
     let request =
         server.root("POST", MAPS).slow("application/json", Body::stream(StreamBody::new(body))).into_request();
     let client = server.client.clone();
-    let slow = tokio::spawn(async move { client.send(request).await });
+    let mut slow = JoinSet::new();
+    slow.spawn(async move { client.send(request).await });
     let mutating =
         || async { in_flight(&server).await.iter().any(|line| line.contains("mutating") && line.ends_with(" 1")) };
-    eventually("the request is there", mutating).await;
+    until("the request is there", mutating).await;
     server.supervisor.token().cancel();
     // The watch ends as one whose time is up: the client comes back at its revision, to another server.
     assert!(watch.next().await.is_none());
     let refused = || async { tokio::net::TcpStream::connect(server.address).await.is_err() };
-    eventually("nobody else is let in", refused).await;
+    until("nobody else is let in", refused).await;
     go_on.send(()).unwrap();
-    let answer = slow.await.unwrap().unwrap();
+    let answer = slow.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(answer.status(), 201);
 }

@@ -5,7 +5,10 @@ use http_body_util::BodyExt;
 use skiff_base::clock::SystemClock;
 use skiff_net::{Body, Peer, Service, ServiceFuture};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// A back end in a pod that tells what it was asked.
 struct Mirror;
@@ -173,45 +176,42 @@ async fn what_cannot_be_reached_is_said() {
     );
 }
 
-/// A back end that changes protocols and sends back what it gets, once.
-async fn echo() -> std::net::SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await.unwrap());
-                }
-                let head = String::from_utf8(head).unwrap();
-                if head.starts_with("GET /refuse") {
-                    let no = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno\n";
-                    stream.write_all(no).await.unwrap();
-                    // A second request on this connection would be answered with the server's rights.
-                    let mut more = Vec::new();
-                    stream.read_to_end(&mut more).await.unwrap();
-                    assert!(more.is_empty(), "the client reached the back end's connection");
-                    return;
-                }
-                assert!(head.contains("upgrade: echo"), "{head}");
-                let yes = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
-                stream.write_all(yes).await.unwrap();
-                let mut buffer = [0; 5];
-                stream.read_exact(&mut buffer).await.unwrap();
-                stream.write_all(&buffer).await.unwrap();
-            });
-        }
-    });
-    address
+/// Changes protocols and sends back what it gets, once; or refuses, and then nothing may follow.
+async fn echo(mut stream: TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    if head.starts_with("GET /refuse") {
+        let no = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 3\r\n\r\nno\n";
+        stream.write_all(no).await.unwrap();
+        // A second request on this connection would be answered with the server's rights.
+        let mut more = Vec::new();
+        stream.read_to_end(&mut more).await.unwrap();
+        assert!(more.is_empty(), "the client reached the back end's connection");
+        return;
+    }
+    assert!(head.contains("upgrade: echo"), "{head}");
+    let yes = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    stream.write_all(yes).await.unwrap();
+    let mut buffer = [0; 5];
+    stream.read_exact(&mut buffer).await.unwrap();
+    stream.write_all(&buffer).await.unwrap();
 }
 
 #[tokio::test]
 async fn protocols_are_changed_end_to_end() {
-    let backend = echo().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut fake = Fake::default();
-    fake.0.insert(POD_IP.to_owned(), backend);
+    fake.0.insert(POD_IP.to_owned(), listener.local_addr().unwrap());
+    // Two connections, one after the other; awaited below, so that what they assert counts.
+    let mut backend = JoinSet::new();
+    backend.spawn(async move {
+        for _ in 0..2 {
+            echo(listener.accept().await.unwrap().0).await;
+        }
+    });
     let whole = Whole::with(Setup { proxied: fake, ..Setup::default() }).await;
     whole.post("/api/v1/namespaces/default/serviceaccounts", r#"{"metadata":{"name":"default"}}"#).await.expect(201);
     let pod = r#"{"metadata":{"name":"web"},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
@@ -239,4 +239,6 @@ async fn protocols_are_changed_end_to_end() {
     };
     assert_eq!(answer.status(), 403);
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "no\n");
+    whole.supervisor.shutdown(Duration::from_secs(5)).await;
+    backend.join_next().await.unwrap().unwrap();
 }

@@ -1,10 +1,11 @@
 //! What Services take and give back: cluster IPs, which `IPAddress` objects hold, and node ports.
 
 use crate::api::Api;
+use skiff_base::clock::{Clock, SystemClock};
 use skiff_machinery::{GroupResource, Value, list, object};
 use skiff_server::kinds::core::allocator::ServiceAllocator;
 use skiff_server::kinds::core::ranges::PortRange;
-use std::future::Future;
+use skiff_testkit::until;
 use std::sync::Arc;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -212,15 +213,6 @@ async fn node_ports_stand_in_the_store() {
     assert_eq!(allocation.str_at(&["data"]), "AQ==", "only the other server's");
 }
 
-/// Waits until something holds; the clock of these tests is the real one.
-async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while !holds().await {
-        assert!(std::time::Instant::now() < deadline, "{what}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test]
 async fn a_broken_off_create_leaks_nothing() {
     let api = cluster().await;
@@ -235,7 +227,7 @@ async fn a_broken_off_create_leaks_nothing() {
             if done {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            SystemClock.sleep(std::time::Duration::from_millis(2)).await;
         }
         if done {
             finished = polls;
@@ -244,7 +236,7 @@ async fn a_broken_off_create_leaks_nothing() {
     }
     assert!(finished > 1, "it never was given up");
     let api = &api;
-    eventually("what was taken comes back", || async move {
+    until("what was taken comes back", || async move {
         let there = api.get(&format!("{SERVICES}/web")).await;
         let ip = if there.status == 200 { vec![there.at(&["spec", "clusterIP"])] } else { Vec::new() };
         if held(api).await != ip {

@@ -3,19 +3,16 @@
 use crate::api::{Answer, Frames};
 use http::Request;
 use http_body_util::BodyExt;
-use skiff_base::clock::SystemClock;
-use skiff_base::pki::{self, ServerNames};
 use skiff_base::task::Supervisor;
 use skiff_net::Body;
 use skiff_net::client::{Client, Options as ClientOptions, Resolve, ResolveFuture};
 use skiff_net::tls::{self, ServerTrust};
-use skiff_server::authn::{AnonymousAccess, token_file::TokenFile};
+use skiff_server::authn::token_file::TokenFile;
 use skiff_server::front;
-use skiff_server::kinds::core::ranges::PortRange;
 use skiff_server::registry::Limits;
 use skiff_server::server::{ApiServer, ServerConfig};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,44 +87,19 @@ impl Whole {
 
     pub(crate) async fn with(setup: Setup) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let clock = SystemClock::shared();
         let supervisor = Supervisor::new("whole server");
-        let service_ip = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let names = ServerNames {
-            node_name: "test".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            service_ip,
-            addresses: vec![address],
-            names: Vec::new(),
-        };
-        let pki = pki::ensure(&directory.path().join("pki"), &names, skiff_base::clock::Clock::wall(&*clock)).unwrap();
-        let admission_clock = Arc::clone(&clock);
         let config = ServerConfig {
-            store: skiff_store::testing::memory(),
-            pki: pki.clone(),
-            listen: SocketAddr::new(address, 0),
-            advertise_address: address,
-            service_cidrs: vec!["10.96.0.0/16".to_owned()],
-            node_ports: PortRange::default(),
-            kubernetes_service_ip: service_ip,
-            issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
-            audiences: Vec::new(),
             token_file: Some(TokenFile::parse("root,root,0,system:masters\njane,jane,1").unwrap()),
-            anonymous: AnonymousAccess::health_only(),
-            runtime_config: Vec::new(),
             limits: setup.limits,
             front: setup.front,
             connections: setup.connections,
-            admission: Box::new(move |registry| {
-                skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &admission_clock)
-            }),
-            clock,
+            ..skiff_testkit::cluster::server_config(directory.path())
         };
+        let authority = config.pki.ca.clone().into_bytes();
         let server = ApiServer::build_dialling(config, Arc::new(setup.proxied), &supervisor).await.unwrap();
         let address = server.address();
         server.spawn(&supervisor);
-        let trust = ServerTrust::Authority(pki.ca.clone().into_bytes());
+        let trust = ServerTrust::Authority(authority);
         let tls = Some(tls::client_config(&trust, None, false).unwrap());
         // The client goes on when the server is told to end.
         let client_tasks = Supervisor::new("client");

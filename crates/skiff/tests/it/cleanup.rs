@@ -13,11 +13,12 @@ use skiff_linux::{mount, procfs};
 use skiff_runtime::{
     DirImages, EmbeddedRuntime, ImageConfig, NetworkError, NetworkFuture, PodNetwork, PodNetworkRequest, RuntimeConfig,
 };
+use skiff_testkit::until;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -206,11 +207,10 @@ impl World {
         // The trap is set, and the shim of the ended one has put away its cgroup.
         let ended = Hierarchy::detect().unwrap().at(Path::new(&format!("{}/besteffort/poduid-ended", self.cgroup)));
         let ended = ended.unwrap().directories();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.base.join("up").exists() || ended.iter().any(|top| directories_below(top) > 0) {
-            assert!(Instant::now() < deadline);
-            SystemClock::shared().sleep(Duration::from_millis(5)).await;
-        }
+        until("one trap, and no cgroup of the other", async || {
+            self.base.join("up").exists() && ended.iter().all(|top| directories_below(top) == 0)
+        })
+        .await;
         let volume = self.data_dir.join("kubelet/pods/uid-first/volumes/kubernetes.io~secret/token");
         std::fs::create_dir_all(&volume).unwrap();
         let tmpfs = mount::new_fs("tmpfs", &[("size", "64k")], mount::Attr::empty()).unwrap();

@@ -1,12 +1,11 @@
 //! `skiff cri`: the runtime alone, as a client of its socket sees it.
 
-use skiff_base::clock::SystemClock;
 use skiff_cri::v1::*;
 use skiff_cri::{GrpcRuntime, ImageService, RuntimeService};
+use skiff_testkit::until;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Ended with the test, also after a panic.
 struct Running(Child);
@@ -28,11 +27,7 @@ fn command(dir: &Path) -> Command {
 }
 
 async fn until_there(path: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !path.exists() {
-        assert!(Instant::now() < deadline, "no {}", path.display());
-        SystemClock::shared().sleep(Duration::from_millis(10)).await;
-    }
+    until(&path.display().to_string(), async || path.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

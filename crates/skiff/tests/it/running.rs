@@ -127,18 +127,10 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Asks until there is an answer; fails with what the log says when that takes too long.
-#[expect(clippy::disallowed_methods, reason = "between looks at a condition, which has a deadline")]
 pub(crate) async fn eventually<T, F>(what: &str, running: &[&Running], ask: impl Fn() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = ask().await {
-            return found;
-        }
-        let logs = || running.iter().map(|one| one.log()).collect::<Vec<_>>().join("\n---\n");
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}:\n{}", logs());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let logs = || running.iter().map(|one| one.log()).collect::<Vec<_>>();
+    skiff_testkit::eventually(what, async || ask().await.ok_or_else(logs)).await
 }

@@ -2,114 +2,43 @@
 //! that runs nothing but says what a kubelet would say.
 
 use skiff_base::clock::SystemClock;
-use skiff_base::pki::{self, ServerNames};
-use skiff_base::task::{OnFailure, Supervisor};
-use skiff_client::transport::{Transport, TransportFuture};
-use skiff_client::{Api, Client, Informer, InformerOptions, ListOptions, Patch, Tree, WriteOptions};
+use skiff_base::task::OnFailure;
+use skiff_client::{Api, Client, Informer, InformerOptions, Patch, Tree, WriteOptions};
 use skiff_controllers::context::Clients;
 use skiff_controllers::manager;
 use skiff_machinery::{Value, list, object};
-use skiff_net::{Body, Peer, Service};
-use skiff_server::authn::{self, AnonymousAccess};
-use skiff_server::front;
-use skiff_server::registry::Limits;
-use skiff_server::server::{ApiServer, ServerConfig};
-use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use skiff_testkit::cluster::Door;
+use skiff_testkit::until;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// How long a test waits for anything before it says what it saw instead.
-const DEADLINE: Duration = Duration::from_secs(60);
+struct Identities(Door);
 
-struct InProcess {
-    service: Arc<dyn Service>,
-    peer: Peer,
-}
-
-impl Transport for InProcess {
-    fn send(&self, request: http::Request<Body>) -> TransportFuture<'_> {
-        Box::pin(async move { Ok(self.service.call(&self.peer, request).await) })
-    }
-}
-
-#[derive(Clone)]
-struct Door(Arc<dyn Service>);
-
-impl Door {
-    fn client(&self, name: &str, groups: &[&str]) -> Client {
-        let peer = Peer { in_process: Some(authn::in_process(name, groups)), ..Peer::default() };
-        Client::new(Arc::new(InProcess { service: Arc::clone(&self.0), peer }), "test")
-    }
-}
-
-impl Clients for Door {
+impl Clients for Identities {
     fn manager(&self) -> Client {
-        self.client("system:kube-controller-manager", &[])
+        self.0.client("system:kube-controller-manager", &[])
     }
     fn controller(&self, name: &'static str) -> Client {
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        self.client(&format!("system:serviceaccount:kube-system:{name}"), &groups)
+        self.0.client(&format!("system:serviceaccount:kube-system:{name}"), &groups)
     }
 }
 
 /// A running cluster; it ends when it is dropped.
-pub(crate) struct Cluster {
-    door: Door,
-    /// As an administrator.
-    pub(crate) client: Client,
-    pub(crate) supervisor: Supervisor,
-    _directory: tempfile::TempDir,
-}
+pub(crate) struct Cluster(skiff_testkit::cluster::Cluster);
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.supervisor.token().cancel();
+impl Deref for Cluster {
+    type Target = skiff_testkit::cluster::Cluster;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
 impl Cluster {
     /// The API server alone.
     pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let clock = SystemClock::shared();
-        let supervisor = Supervisor::new("test cluster");
-        let service_ip = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let names = ServerNames {
-            node_name: "test".to_owned(),
-            cluster_domain: "cluster.local".to_owned(),
-            service_ip,
-            addresses: vec![address],
-            names: Vec::new(),
-        };
-        let admission_clock = Arc::clone(&clock);
-        let config = ServerConfig {
-            store: skiff_store::testing::memory(),
-            pki: pki::ensure(&directory.path().join("pki"), &names, clock.wall()).unwrap(),
-            listen: SocketAddr::new(address, 0),
-            advertise_address: address,
-            service_cidrs: vec!["10.96.0.0/16".to_owned(), "fd00:96::/112".to_owned()],
-            node_ports: skiff_server::kinds::core::ranges::PortRange::default(),
-            kubernetes_service_ip: service_ip,
-            issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
-            audiences: Vec::new(),
-            token_file: None,
-            anonymous: AnonymousAccess::health_only(),
-            runtime_config: Vec::new(),
-            limits: Limits::default(),
-            front: front::Options::default(),
-            connections: skiff_net::server::Options::default(),
-            admission: Box::new(move |registry| {
-                skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &admission_clock)
-            }),
-            clock,
-        };
-        let server = ApiServer::build(config, &supervisor).await.unwrap();
-        let door = Door(Arc::clone(server.front()) as _);
-        server.spawn(&supervisor);
-        let client = door.client("admin", &["system:masters"]);
-        Self { door, client, supervisor, _directory: directory }
+        Self(skiff_testkit::cluster::Cluster::start().await)
     }
 
     /// With all controllers and a node `n1`, and with the namespace `shop`.
@@ -130,7 +59,12 @@ impl Cluster {
             clock: SystemClock::shared(),
         };
         let metrics = skiff_client::ClientMetrics::register(&skiff_base::metrics::Registry::new());
-        manager::spawn_measured(Arc::new(self.door.clone()), config, metrics, &self.supervisor.child("controllers"));
+        manager::spawn_measured(
+            Arc::new(Identities(self.door())),
+            config,
+            metrics,
+            &self.supervisor.child("controllers"),
+        );
     }
 
     /// A namespace, once it has its default account.
@@ -141,12 +75,6 @@ impl Cluster {
             .await;
     }
 
-    pub(crate) fn all(&self, group: &str, version: &str, resource: &str) -> Api {
-        self.client.all(group, version, resource)
-    }
-    pub(crate) fn api(&self, group: &str, version: &str, resource: &str, namespace: &str) -> Api {
-        self.client.namespaced(group, version, resource, namespace)
-    }
     pub(crate) fn pods(&self) -> Api {
         self.api("", "v1", "pods", "shop")
     }
@@ -154,26 +82,9 @@ impl Cluster {
         self.api("batch", "v1", "jobs", "shop")
     }
 
-    pub(crate) async fn create(&self, api: &Api, object: Value) -> Value {
-        api.create(&object, &WriteOptions::default()).await.unwrap()
-    }
-    pub(crate) async fn items(&self, api: &Api) -> Vec<Arc<Value>> {
-        let page = api.list(&ListOptions::default()).await.unwrap();
-        page.items.iter().map(|item| Arc::clone(item.tree())).collect()
-    }
-    /// Merges `patch` into an object's status.
-    pub(crate) async fn set_status(&self, api: &Api, name: &str, status: Value) {
-        let patch = object! { "status": status };
-        api.patch(name, "status", &Patch::Merge(&patch), &WriteOptions::default()).await.unwrap();
-    }
-
-    /// Polls until `done`.
-    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, done: impl Fn() -> F) {
-        let started = Instant::now();
-        while !done().await {
-            assert!(started.elapsed() < DEADLINE, "still waiting for {what}");
-            SystemClock::shared().sleep(Duration::from_millis(20)).await;
-        }
+    /// Waits until it holds.
+    pub(crate) async fn until(&self, what: &str, holds: impl AsyncFnMut() -> bool) {
+        until(what, holds).await;
     }
 
     /// A node that binds every pod to itself, says that it is ready, and lets it go when it is deleted. A pod with the

@@ -9,6 +9,7 @@
 //! An exec of `flag NAME` succeeds while the test has raised that flag.
 
 use parking_lot::Mutex;
+use skiff_base::clock::{Clock, SystemClock};
 use skiff_cri::v1::*;
 use skiff_cri::{CriError, CriFuture, CriStream, ImageService, RuntimeService};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -347,7 +348,7 @@ impl RuntimeService for FakeRuntime {
                 slow
             };
             if slow {
-                tokio::time::sleep(Duration::from_secs(u64::try_from(request.timeout).unwrap())).await;
+                SystemClock.sleep(Duration::from_secs(u64::try_from(request.timeout).unwrap())).await;
             }
             self.finish(&request.container_id, if slow { 137 } else { 143 }, "");
             Ok(StopContainerResponse {})
@@ -401,7 +402,7 @@ impl RuntimeService for FakeRuntime {
         drop(world);
         Box::pin(async move {
             if request.cmd.first().is_some_and(|word| word == "sleep") {
-                tokio::time::sleep(Duration::from_millis(request.cmd[1].parse().unwrap())).await;
+                SystemClock.sleep(Duration::from_millis(request.cmd[1].parse().unwrap())).await;
             }
             let stdout = if good { Vec::new() } else { b"the flag is down".to_vec() };
             Ok(ExecSyncResponse { stdout, exit_code: i32::from(!good), ..Default::default() })

@@ -3,6 +3,8 @@
 use crate::node::{TestNode, condition, container};
 use skiff_client::{Patch, WriteOptions};
 use skiff_machinery::{Value, list, object};
+use skiff_testkit::throughout;
+use std::time::Duration;
 
 fn spec(containers: Value) -> Value {
     object! { "containers": containers, "terminationGracePeriodSeconds": 2 }
@@ -35,17 +37,14 @@ async fn a_pod_runs_tells_its_status_and_goes() {
     {
         node.event("p", reason, text).await;
     }
-    let before = pod.str_at(&["metadata", "resourceVersion"]).to_owned();
     node.kubelet.pods.wake(pod.str_at(&["metadata", "uid"]));
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    let after = node.pod("p").await.unwrap();
-    assert_eq!(after.str_at(&["metadata", "resourceVersion"]), before, "nothing changed, nothing is written");
+    node.stays("p", Duration::from_millis(300), "nothing changed, nothing is written").await;
     node.delete("p", 2).await;
     node.gone("p").await;
     node.event("p", "Killing", "Stopping container c").await;
     assert_eq!(node.runtime.log(), ["start c", "stop c 2"]);
     assert!(node.runtime.sandbox_configs().is_empty());
-    assert!(!node.directory.path().join("kubelet/pods").join(pod.str_at(&["metadata", "uid"])).exists());
+    assert!(!node.directory().join("kubelet/pods").join(pod.str_at(&["metadata", "uid"])).exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,12 +220,10 @@ async fn probes_gate_restart_and_outlive_a_restart_of_the_kubelet() {
     assert_eq!(container(&pod, "c").get("started").and_then(Value::as_bool), Some(true));
 
     node.runtime.lower("up");
-    let version = pod.str_at(&["metadata", "resourceVersion"]).to_owned();
     node.restart().await;
     node.until("the new kubelet", || async { !node.kubelet.pods.list().is_empty() }).await;
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    let after = node.pod("p").await.unwrap();
-    assert_eq!(after.str_at(&["metadata", "resourceVersion"]), version, "a restart makes nobody unready");
+    node.stays("p", Duration::from_millis(1500), "a restart makes nobody unready").await;
+    assert_eq!(condition(&node.pod("p").await.unwrap(), "Ready"), "True");
 
     node.runtime.lower("ready");
     node.pod_until("p", "unready", |pod| condition(pod, "Ready") == "False").await;
@@ -278,10 +275,12 @@ async fn a_deadline_and_a_refusal_end_a_pod_for_good() {
     node.event("large", "OutOfcpu", "Node didn't have enough resource: cpu").await;
     node.restart().await;
     node.until("the new kubelet", || async { node.kubelet.pods.list().len() == 2 }).await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-    let again = node.pod("late").await.unwrap();
-    assert_eq!(again.str_at(&["status", "reason"]), "DeadlineExceeded");
-    assert_eq!(again.str_at(&["status", "phase"]), "Failed", "what has ended stays ended");
+    throughout(Duration::from_millis(500), "what has ended stays ended", async || {
+        let pod = node.pod("late").await.unwrap();
+        let status = ["phase", "reason"].map(|field| pod.str_at(&["status", field]).to_owned());
+        if status == ["Failed", "DeadlineExceeded"] { Ok(()) } else { Err(status) }
+    })
+    .await;
     assert_eq!(started(&node.runtime.log()), ["c"]);
 }
 
@@ -378,12 +377,12 @@ async fn old_containers_go_with_their_logs() {
     node.until("the third", || async { started(&node.runtime.log()).len() == 3 }).await;
     node.until("the first to be gone", || async { node.runtime.ids("c").len() == 2 }).await;
     let uid = pod.str_at(&["metadata", "uid"]);
-    let logs = node.directory.path().join(format!("logs/default_p_{uid}/c"));
+    let logs = node.directory().join(format!("logs/default_p_{uid}/c"));
     node.until("its log to be gone", || async { !logs.join("0.log").exists() }).await;
     assert!(logs.join("1.log").exists() && logs.join("2.log").exists());
-    assert_eq!(std::fs::read_dir(node.directory.path().join("links")).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(node.directory().join("links")).unwrap().count(), 2);
     assert_eq!(
-        std::fs::read_dir(node.directory.path().join(format!("kubelet/pods/{uid}/containers/c"))).unwrap().count(),
+        std::fs::read_dir(node.directory().join(format!("kubelet/pods/{uid}/containers/c"))).unwrap().count(),
         2
     );
 }

@@ -19,8 +19,8 @@ async fn a_full_log_is_rotated_and_the_container_writes_to_a_new_one() {
     node.run("p", object! { "containers": list![object! { "name": "c", "image": "i" }] }).await;
     let pod = node.running("p").await;
     let uid = pod.str_at(&["metadata", "uid"]).to_owned();
-    let directory = node.directory.path().join("logs").join(format!("default_p_{uid}")).join("c");
-    let links = node.directory.path().join("links");
+    let directory = node.directory().join("logs").join(format!("default_p_{uid}")).join("c");
+    let links = node.directory().join("links");
     assert_eq!(files(&links).len(), 1, "log shippers find it by a link");
     node.runtime.say("c", &"x".repeat(2000));
     node.until("the first rotation", || async { files(&directory).len() == 2 }).await;

@@ -3,120 +3,44 @@
 
 use crate::fake::FakeRuntime;
 use skiff_base::clock::SystemClock;
-use skiff_base::pki::{self, ServerNames};
 use skiff_base::task::Supervisor;
-use skiff_client::transport::{Transport, TransportFuture};
-use skiff_client::{Api, Client, WriteOptions};
+use skiff_client::{Api, WriteOptions};
 use skiff_kubelet::kubelet::{Config, Kubelet};
 use skiff_machinery::{Value, object};
-use skiff_net::{Body, Peer, Service};
-use skiff_server::authn::{self, AnonymousAccess};
-use skiff_server::front;
-use skiff_server::registry::Limits;
-use skiff_server::server::{ApiServer, ServerConfig};
-use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use skiff_testkit::cluster::{Cluster, Door};
+use skiff_testkit::{eventually, throughout};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const NODE: &str = "n1";
-
-struct InProcess {
-    service: Arc<dyn Service>,
-    peer: Peer,
-    /// While it is set, nothing gets through.
-    cut: Arc<AtomicBool>,
-}
-
-impl Transport for InProcess {
-    fn send(&self, request: http::Request<Body>) -> TransportFuture<'_> {
-        Box::pin(async move {
-            if self.cut.load(Ordering::Acquire) {
-                return Err(Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionRefused)) as _);
-            }
-            Ok(self.service.call(&self.peer, request).await)
-        })
-    }
-}
 
 /// All of it; it ends when it is dropped.
 pub(crate) struct TestNode {
-    service: Arc<dyn Service>,
-    /// As an administrator.
-    pub(crate) client: Client,
+    pub(crate) cluster: Cluster,
     pub(crate) runtime: Arc<FakeRuntime>,
     pub(crate) kubelet: Kubelet,
-    supervisor: Supervisor,
     kubelet_supervisor: Supervisor,
-    pub(crate) directory: tempfile::TempDir,
     configure: fn(&mut Config),
-    cut: Arc<AtomicBool>,
+    /// The kubelet's.
+    door: Door,
 }
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        self.supervisor.token().cancel();
         self.kubelet_supervisor.token().cancel();
         // A test may fail with volumes mounted; what is left is the directory's owner's to unmount.
-        let volumes = skiff_kubelet::volumes::Volumes::new(&self.directory.path().join("kubelet"));
+        let volumes = skiff_kubelet::volumes::Volumes::new(&self.directory().join("kubelet"));
         for uid in volumes.pods().unwrap_or_default() {
             drop(volumes.tear_down(&uid));
         }
     }
 }
 
-fn client(service: &Arc<dyn Service>, name: &str, groups: &[&str], cut: &Arc<AtomicBool>) -> Client {
-    let peer = Peer { in_process: Some(authn::in_process(name, groups)), ..Peer::default() };
-    Client::new(Arc::new(InProcess { service: Arc::clone(service), peer, cut: Arc::clone(cut) }), "test")
-}
-
-async fn api_server(directory: &Path, supervisor: &Supervisor) -> Arc<dyn Service> {
-    let clock = SystemClock::shared();
-    let service_ip = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
-    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let names = ServerNames {
-        node_name: NODE.to_owned(),
-        cluster_domain: "cluster.local".to_owned(),
-        service_ip,
-        addresses: vec![address],
-        names: Vec::new(),
-    };
-    let admission_clock = Arc::clone(&clock);
-    let config = ServerConfig {
-        store: skiff_store::testing::memory(),
-        pki: pki::ensure(&directory.join("pki"), &names, clock.wall()).unwrap(),
-        listen: SocketAddr::new(address, 0),
-        advertise_address: address,
-        service_cidrs: vec!["10.96.0.0/16".to_owned()],
-        node_ports: skiff_server::kinds::core::ranges::PortRange::default(),
-        kubernetes_service_ip: service_ip,
-        issuers: vec!["https://kubernetes.default.svc.cluster.local".to_owned()],
-        audiences: Vec::new(),
-        token_file: None,
-        anonymous: AnonymousAccess::health_only(),
-        runtime_config: Vec::new(),
-        limits: Limits::default(),
-        front: front::Options::default(),
-        connections: skiff_net::server::Options::default(),
-        admission: Box::new(move |registry| {
-            skiff_server::admission::default_plugins(&(Arc::clone(registry) as _), &admission_clock)
-        }),
-        clock,
-    };
-    let server = ApiServer::build(config, supervisor).await.unwrap();
-    let service = Arc::clone(server.front()) as Arc<dyn Service>;
-    server.spawn(supervisor);
-    service
-}
-
 async fn kubelet(
-    service: &Arc<dyn Service>,
+    door: &Door,
     runtime: &Arc<FakeRuntime>,
     directory: &Path,
-    cut: &Arc<AtomicBool>,
     configure: fn(&mut Config),
 ) -> (Kubelet, Supervisor) {
     let supervisor = Supervisor::new("test kubelet");
@@ -136,7 +60,7 @@ async fn kubelet(
     };
     configure(&mut config);
     std::fs::create_dir_all(directory.join("manifests")).unwrap();
-    let node = client(service, &format!("system:node:{NODE}"), &["system:nodes"], cut);
+    let node = door.client(&format!("system:node:{NODE}"), &["system:nodes"]);
     let kubelet =
         Kubelet::start(node, Arc::clone(runtime) as _, Arc::clone(runtime) as _, config, &supervisor).await.unwrap();
     (kubelet, supervisor)
@@ -148,25 +72,11 @@ impl TestNode {
     }
 
     pub(crate) async fn with(configure: fn(&mut Config)) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let supervisor = Supervisor::new("test server");
-        let service = api_server(directory.path(), &supervisor).await;
-        let runtime = Arc::new(FakeRuntime::new());
-        let admin = client(&service, "admin", &["system:masters"], &Arc::default());
-        let cut = Arc::default();
-        let (kubelet, kubelet_supervisor) = kubelet(&service, &runtime, directory.path(), &cut, configure).await;
-        let node = Self {
-            service,
-            client: admin,
-            runtime,
-            kubelet,
-            supervisor,
-            kubelet_supervisor,
-            directory,
-            configure,
-            cut,
-        };
-        let namespaces = node.client.all("", "v1", "namespaces");
+        let cluster = Cluster::start().await;
+        let (door, runtime) = (cluster.door(), Arc::new(FakeRuntime::new()));
+        let (kubelet, kubelet_supervisor) = kubelet(&door, &runtime, cluster.directory.path(), configure).await;
+        let node = Self { cluster, runtime, kubelet, kubelet_supervisor, configure, door };
+        let namespaces = node.cluster.all("", "v1", "namespaces");
         node.until("the default namespace", || async { namespaces.fetch_optional("default").await.unwrap().is_some() })
             .await;
         let account = object! { "metadata": object! { "name": "default" } };
@@ -174,7 +84,7 @@ impl TestNode {
         if let Err(error) = accounts.create(&account, &WriteOptions::default()).await {
             assert!(error.is_already_exists(), "{error}");
         }
-        let nodes = node.client.all("", "v1", "nodes");
+        let nodes = node.cluster.all("", "v1", "nodes");
         node.until("the node", || async { nodes.fetch_optional(NODE).await.unwrap().is_some() }).await;
         node
     }
@@ -182,20 +92,22 @@ impl TestNode {
     /// The kubelet ends as if killed and a new one begins; the runtime and the API go on.
     pub(crate) async fn restart(&mut self) {
         self.kubelet_supervisor.shutdown(Duration::from_secs(5)).await;
-        let (kubelet, supervisor) =
-            kubelet(&self.service, &self.runtime, self.directory.path(), &self.cut, self.configure).await;
+        let (kubelet, supervisor) = kubelet(&self.door, &self.runtime, self.directory(), self.configure).await;
         (self.kubelet, self.kubelet_supervisor) = (kubelet, supervisor);
     }
     /// Whether the kubelet reaches the API.
     pub(crate) fn cut_off(&self, cut: bool) {
-        self.cut.store(cut, Ordering::Release);
+        self.door.cut_off(cut);
+    }
+    pub(crate) fn directory(&self) -> &Path {
+        self.cluster.directory.path()
     }
     pub(crate) async fn stop_kubelet(&self) {
         self.kubelet_supervisor.shutdown(Duration::from_secs(5)).await;
     }
 
     pub(crate) fn api(&self, resource: &str) -> Api {
-        self.client.namespaced("", "v1", resource, "default")
+        self.cluster.api("", "v1", resource, "default")
     }
     /// Creates a pod of this spec, bound to the node, without a token volume.
     pub(crate) async fn run(&self, name: &str, mut spec: Value) -> Value {
@@ -215,19 +127,14 @@ impl TestNode {
 
     /// Waits until the pod is as `test` says, and returns it.
     pub(crate) async fn pod_until(&self, name: &str, what: &str, test: impl Fn(&Value) -> bool) -> Value {
-        let started = Instant::now();
-        loop {
-            let pod = self.pod(name).await;
-            if let Some(pod) = pod.as_ref().filter(|pod| test(pod)) {
-                return pod.clone();
-            }
-            if started.elapsed() > DEADLINE {
+        let look = async || match self.pod(name).await {
+            Some(pod) if test(&pod) => Ok(pod),
+            pod => {
                 let status = pod.as_ref().and_then(|pod| pod.get("status")).cloned().unwrap_or_default();
-                let text = skiff_machinery::codec::json::to_string(&status);
-                panic!("still waiting for {name} to be {what}: {text}; {:?}", self.runtime.log());
+                Err((skiff_machinery::codec::json::to_string(&status), self.runtime.log()))
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        };
+        eventually(&format!("{name} to be {what}"), look).await
     }
     pub(crate) async fn running(&self, name: &str) -> Value {
         self.pod_until(name, "Running", |pod| pod.str_at(&["status", "phase"]) == "Running").await
@@ -235,32 +142,22 @@ impl TestNode {
     pub(crate) async fn gone(&self, name: &str) {
         self.until("the pod to be gone", || async { self.pod(name).await.is_none() }).await;
     }
-    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, done: impl Fn() -> F) {
-        let started = Instant::now();
-        while !done().await {
-            assert!(started.elapsed() < DEADLINE, "still waiting for {what}; {:?}", self.runtime.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    pub(crate) async fn until(&self, what: &str, mut done: impl AsyncFnMut() -> bool) {
+        eventually(what, async || if done().await { Ok(()) } else { Err(self.runtime.log()) }).await;
+    }
+    /// Makes sure that for so long a pod is not written.
+    pub(crate) async fn stays(&self, name: &str, time: Duration, why: &str) {
+        let version = |pod: Option<Value>| pod.unwrap().str_at(&["metadata", "resourceVersion"]).to_owned();
+        let before = version(self.pod(name).await);
+        let look = async || match self.pod(name).await {
+            pod if version(pod.clone()) == before => Ok(()),
+            pod => Err(pod),
+        };
+        throughout(time, why, look).await;
     }
     /// Waits for an event about a pod with this reason and text.
     pub(crate) async fn event(&self, pod: &str, reason: &str, text: &str) {
-        let events = self.api("events");
-        let started = Instant::now();
-        loop {
-            let page = events.list(&Default::default()).await.unwrap();
-            let about: Vec<(String, String)> = page
-                .items
-                .iter()
-                .map(|item| item.tree())
-                .filter(|event| event.str_at(&["involvedObject", "name"]) == pod)
-                .map(|event| (event.str_at(&["reason"]).to_owned(), event.str_at(&["message"]).to_owned()))
-                .collect();
-            if about.iter().any(|(known, message)| known == reason && message.contains(text)) {
-                return;
-            }
-            assert!(started.elapsed() < DEADLINE, "no event {reason} {text:?} about {pod}: {about:#?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.cluster.event("default", pod, reason, text).await;
     }
 }
 

@@ -27,9 +27,7 @@ async fn containers_are_restarted_and_probed_while_the_api_is_away() {
     node.runtime.end("c", 1, "");
     node.until("the restart", || async { node.runtime.ids("c").len() == 2 }).await;
     node.runtime.lower("ready");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let meanwhile = node.pod("p").await.unwrap();
-    assert_eq!(condition(&meanwhile, "Ready"), "True", "nobody could be told");
+    node.stays("p", Duration::from_millis(1500), "nobody could be told").await;
     // Deleted by somebody while the kubelet cannot hear of it.
     assert_eq!(node.runtime.sandbox_configs().len(), 1);
 

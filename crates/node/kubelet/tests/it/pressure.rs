@@ -36,7 +36,7 @@ async fn the_greediest_goes_and_the_node_says_that_it_is_short() {
     node.running("modest").await;
     node.running("greedy").await;
     node.runtime.use_memory("greedy", 60 << 20);
-    let low = node.directory.path().join("memory");
+    let low = node.directory().join("memory");
     std::fs::write(&low, "").unwrap();
     let gone = node.pod_until("greedy", "evicted", evicted).await;
     std::fs::remove_file(&low).unwrap();
@@ -52,7 +52,7 @@ async fn the_greediest_goes_and_the_node_says_that_it_is_short() {
     assert_eq!(node.pod("modest").await.unwrap().str_at(&["status", "phase"]), "Running");
 
     // The condition outlives its cause, and keeps out who asks for nothing.
-    let nodes = node.client.all("", "v1", "nodes");
+    let nodes = node.cluster.all("", "v1", "nodes");
     node.until("the condition", || async { condition(&nodes.fetch(NODE).await.unwrap(), "MemoryPressure") == "True" })
         .await;
     node.run("late", object! { "containers": list![object! { "name": "c", "image": "i" }] }).await;
@@ -67,7 +67,7 @@ async fn a_full_disk_takes_unused_images_before_pods() {
     node.runtime.add_image("pinned", 5, true);
     node.run("p", pod("p", "1Mi")).await;
     node.running("p").await;
-    let low = node.directory.path().join("disk");
+    let low = node.directory().join("disk");
     std::fs::write(&low, "").unwrap();
     node.until("the image to be gone", || async { !node.runtime.image_names().contains(&"unused".to_owned()) }).await;
     std::fs::remove_file(&low).unwrap();
@@ -83,7 +83,7 @@ async fn an_empty_dir_beyond_its_limit_ends_its_pod() {
     let created = node.run("p", spec).await;
     node.running("p").await;
     let uid = created.str_at(&["metadata", "uid"]);
-    let directory = node.directory.path().join(format!("kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/v"));
+    let directory = node.directory().join(format!("kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/v"));
     std::fs::write(directory.join("large"), vec![1; 2 << 20]).unwrap();
     let gone = node.pod_until("p", "evicted", evicted).await;
     assert_eq!(gone.str_at(&["status", "message"]), "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");

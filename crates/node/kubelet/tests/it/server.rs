@@ -11,7 +11,7 @@ use skiff_net::{Body, Peer, Service};
 use std::sync::Arc;
 
 async fn server(node: &TestNode) -> KubeletServer {
-    let ca = std::fs::read(node.directory.path().join("pki/ca.crt")).unwrap();
+    let ca = std::fs::read(node.directory().join("pki/ca.crt")).unwrap();
     let guard = Guard::new(ClientTrust::from_pem(&ca).unwrap());
     KubeletServer::new(Arc::clone(&node.kubelet.shared), Arc::clone(&node.kubelet.pods), guard, None)
 }
@@ -20,7 +20,7 @@ async fn server(node: &TestNode) -> KubeletServer {
 async fn token(node: &TestNode, verb: &str, resources: Value) -> String {
     let rules = list![object! { "apiGroups": list![""], "resources": resources, "verbs": list![verb] }];
     let role = object! { "metadata": object! { "name": "test" }, "rules": rules };
-    let rbac = |resource: &str| node.client.all("rbac.authorization.k8s.io", "v1", resource);
+    let rbac = |resource: &str| node.cluster.all("rbac.authorization.k8s.io", "v1", resource);
     rbac("clusterroles").create(&role, &WriteOptions::default()).await.unwrap();
     let binding = object! {
         "metadata": object! { "name": "test" },

@@ -2,6 +2,8 @@
 
 use crate::node::{NODE, TestNode, container};
 use skiff_machinery::Value;
+use skiff_testkit::throughout;
+use std::time::Duration;
 
 fn manifest(command: &str) -> String {
     format!(
@@ -21,7 +23,7 @@ fn is_running(pod: &Value) -> bool {
 async fn a_file_is_a_pod_whose_mirror_shows_it() {
     let mut node = TestNode::start().await;
     let name = format!("web-{NODE}");
-    let file = node.directory.path().join("manifests/web.yaml");
+    let file = node.directory().join("manifests/web.yaml");
     std::fs::write(&file, manifest("one")).unwrap();
     let mirror = node.pod_until(&name, "running", is_running).await;
     assert_eq!(hash(&mirror), mirror.str_at(&["metadata", "annotations", "kubernetes.io/config.mirror"]));
@@ -41,15 +43,22 @@ async fn a_file_is_a_pod_whose_mirror_shows_it() {
     // A restart of the kubelet finds pod and mirror.
     node.restart().await;
     node.until("the new kubelet", || async { !node.kubelet.pods.list().is_empty() }).await;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert_eq!(node.runtime.ids("c").len(), 1, "the container was taken over");
-    assert_eq!(node.pod(&name).await.unwrap().str_at(&["metadata", "uid"]), again.str_at(&["metadata", "uid"]));
+    let uid = again.str_at(&["metadata", "uid"]);
+    let taken_over = async || {
+        let seen =
+            (node.runtime.ids("c").len(), node.pod(&name).await.unwrap().str_at(&["metadata", "uid"]).to_owned());
+        if seen == (1, uid.to_owned()) { Ok(()) } else { Err(seen) }
+    };
+    throughout(Duration::from_millis(300), "container and mirror are taken over", taken_over).await;
 
     // A file that cannot be read changes nothing; another text is another pod.
     std::fs::write(&file, "{").unwrap();
-    std::fs::write(node.directory.path().join("manifests/other.yaml"), "kind: Service\n").unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
-    assert_eq!(node.runtime.ids("c").len(), 1);
+    std::fs::write(node.directory().join("manifests/other.yaml"), "kind: Service\n").unwrap();
+    let unchanged = async || {
+        let containers = node.runtime.ids("c");
+        if containers.len() == 1 { Ok(()) } else { Err(containers) }
+    };
+    throughout(Duration::from_millis(1500), "nothing changes", unchanged).await;
     std::fs::write(&file, manifest("two")).unwrap();
     let changed = node.pod_until(&name, "the new one", |pod| hash(pod) != hash(&mirror) && is_running(pod)).await;
     assert_ne!(container(&changed, "c").str_at(&["containerID"]), first);

@@ -40,7 +40,7 @@ async fn files_follow_their_sources_all_at_once() {
     node.running("p").await;
     let uid = created.str_at(&["metadata", "uid"]);
     let volume = |kind: &str, name: &str| -> PathBuf {
-        node.directory.path().join(format!("kubelet/pods/{uid}/volumes/kubernetes.io~{kind}/{name}"))
+        node.directory().join(format!("kubelet/pods/{uid}/volumes/kubernetes.io~{kind}/{name}"))
     };
     let a = volume("configmap", "cm").join("a");
     assert_eq!(std::fs::read_to_string(&a).unwrap(), "1");
@@ -87,7 +87,7 @@ async fn files_follow_their_sources_all_at_once() {
 
 /// Whether this process may mount, which token volumes need.
 fn can_mount(node: &TestNode) -> bool {
-    let point = node.directory.path().join("probe");
+    let point = node.directory().join("probe");
     std::fs::create_dir(&point).unwrap();
     let flags = rustix::mount::MountFlags::empty();
     let mounted = rustix::mount::mount("tmpfs", &point, "tmpfs", flags, None).is_ok();

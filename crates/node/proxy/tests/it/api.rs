@@ -16,6 +16,7 @@ use skiff_client::{Client, Transport};
 use skiff_linux::nft::{Batch, Family, Nft, Table};
 use skiff_net::Body;
 use skiff_proxy::{ProxyConfig, ProxyOptions, ProxyServer};
+use skiff_testkit::until;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -96,15 +97,6 @@ const SERVICE: &str = r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":
 const NODE: &str = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"node","uid":"u3","resourceVersion":"1"},
 "status":{"addresses":[{"type":"InternalIP","address":"192.168.60.1"},{"type":"Hostname","address":"node"}]}}"#;
 
-/// Until `true`, within half a minute: other tests may have the machine.
-async fn until(what: &str, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !check() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::task::yield_now().await;
-    }
-}
-
 fn free_port() -> u16 {
     std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }
@@ -141,9 +133,9 @@ async fn objects_become_rules_and_stay_when_the_api_goes() {
     let (metrics, health) =
         skiff_proxy::http::spawn(&server, any, any, &supervisor, SystemClock::shared()).await.unwrap();
     let reached = |to: &str| ask(&world.pods[2], to).map(|(n, _)| n).ok();
-    until("the first sync", || server.status().last_sync.is_some()).await;
-    until("the cluster address", || reached("10.96.0.10:80") == Some(1)).await;
-    until("the node port", || reached("192.168.60.1:30080") == Some(1)).await;
+    until("the first sync", async || server.status().last_sync.is_some()).await;
+    until("the cluster address", async || reached("10.96.0.10:80") == Some(1)).await;
+    until("the node port", async || reached("192.168.60.1:30080") == Some(1)).await;
     assert!(get(health, "/healthz").await.starts_with("HTTP/1.1 200"));
     assert!(get(metrics, "/metrics").await.contains("kubeproxy_sync_proxy_rules_service_changes_total 1"));
     assert!(get(metrics, "/proxyMode").await.ends_with("nftables"));
@@ -171,20 +163,20 @@ async fn objects_become_rules_and_stay_when_the_api_goes() {
     assert!(answer.contains("X-Load-Balancing-Endpoint-Weight: 1"), "{answer}");
 
     api.tell("endpointslices", "MODIFIED", &slice(9, 2)).await;
-    until("the new endpoint", || reached("10.96.0.10:80") == Some(2)).await;
+    until("the new endpoint", async || reached("10.96.0.10:80") == Some(2)).await;
 
     // Somebody flushes the rules.
     let mut nft = Nft::open_in(&world.node).unwrap();
     let mut flush = Batch::new();
     flush.delete_table(Table { family: Family::Ip, name: "kube-proxy" });
     nft.commit(flush).unwrap();
-    until("rules put back within five seconds", || reached("10.96.0.10:80") == Some(2)).await;
+    until("rules put back within five seconds", async || reached("10.96.0.10:80") == Some(2)).await;
 
     // The node is going away: balancers are told, traffic goes on.
     let going =
         NODE.replace("\"uid\"", "\"deletionTimestamp\":\"2026-01-01T00:00:00Z\",\"uid\"").replace("\"1\"}", "\"10\"}");
     api.tell("nodes", "MODIFIED", &going.replace('\n', "")).await;
-    until("not eligible", || server.healthz(std::time::SystemTime::now(), false).0 == 503).await;
+    until("not eligible", async || server.healthz(std::time::SystemTime::now(), false).0 == 503).await;
     assert_eq!(server.healthz(std::time::SystemTime::now(), true).0, 200);
 
     // The API goes: what is programmed stays.

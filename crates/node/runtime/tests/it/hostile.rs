@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use skiff_cri::RuntimeService;
 use skiff_cri::v1::*;
 
-use crate::fixture::{Fixture, shell};
+use skiff_testkit::runtime::{Fixture, shell};
 
 /// `/proc`, `/sys` or `/dev` of an image as links: refused, nothing mounted elsewhere.
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use skiff_cri::RuntimeService;
 use skiff_cri::v1::*;
 
-use crate::fixture::{Fixture, shell};
+use skiff_testkit::runtime::{Fixture, shell};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_runs_logs_and_leaves_nothing() {
@@ -69,10 +69,7 @@ async fn stop_asks_then_kills() {
         f.started(&pod, shell("polite", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done")).await;
     let stubborn = f.started(&pod, shell("stubborn", "trap '' TERM; echo up; while :; do sleep 0.05; done")).await;
     for id in [&polite, &stubborn] {
-        let log = f.status(id).await;
-        while f.log(&log).is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        f.logged(id, "up").await;
     }
     f.runtime.stop_container(StopContainerRequest { container_id: polite.clone(), timeout: 20 }).await.unwrap();
     let status = f.status(&polite).await;
@@ -308,13 +305,7 @@ async fn privileged_in_the_hosts_namespaces() {
     context.privileged = true;
     context.namespace_options = Some(options);
     let id = f.started(&pod, config).await;
-    let status = f.status(&id).await;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !f.log(&status).contains("mounted") {
-        assert!(Instant::now() < deadline, "{}", f.log(&status));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let log = f.log(&status);
+    let log = f.logged(&id, "mounted").await;
     for kind in ["net", "pid", "ipc"] {
         let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
         assert!(log.contains(&own), "{kind}: {log}");

@@ -2,11 +2,9 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
-    clippy::print_stdout,
     reason = "tests: the machine's own time, owned by awaiting; a failed step fails the test"
 )]
 
-mod fixture;
 mod hostile;
 mod life;
 mod restart;

@@ -6,7 +6,8 @@ use futures_util::StreamExt;
 use skiff_cri::RuntimeService;
 use skiff_cri::v1::*;
 
-use crate::fixture::{Fixture, shell};
+use skiff_testkit::runtime::{Fixture, shell};
+use skiff_testkit::until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_outlive_the_runtime() {
@@ -28,9 +29,7 @@ async fn containers_outlive_the_runtime() {
 
     f.let_go().await;
     std::fs::write(&flag, "").unwrap();
-    while !dir.join("exit.json").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the end on disk", async || dir.join("exit.json").exists()).await;
     f.reopen().await;
 
     assert_eq!(f.status(&stays).await.state(), ContainerState::ContainerRunning);
@@ -73,11 +72,11 @@ async fn a_killed_runtime_is_taken_over() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while !f.root.join("../held").exists() || std::fs::read_dir(f.root.join("containers")).unwrap().count() < 6 {
-        assert!(std::time::Instant::now() < deadline && holder.try_wait().unwrap().is_none());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("six containers", async || {
+        assert!(holder.try_wait().unwrap().is_none(), "the other process ended by itself");
+        f.root.join("../held").exists() && std::fs::read_dir(f.root.join("containers")).unwrap().count() >= 6
+    })
+    .await;
     holder.kill().unwrap();
     holder.wait().unwrap();
     f.reopen().await;

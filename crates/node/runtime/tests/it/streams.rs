@@ -1,13 +1,12 @@
 //! Exec, attach, port-forward, log rotation.
 
-use std::time::Duration;
-
 use skiff_cri::streaming::Streaming;
 use skiff_cri::v1::*;
 use skiff_cri::{Code, RuntimeService};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::fixture::{Fixture, shell};
+use skiff_testkit::eventually;
+use skiff_testkit::runtime::{Fixture, shell};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_in_all_its_forms() {
@@ -111,14 +110,8 @@ async fn a_forwarded_port_reaches_the_pods_loopback() {
     let Some(f) = Fixture::new().await else { return };
     let pod = f.pod("forward").await;
     let _server = f.started(&pod, shell("c", "echo pong | nc -l -p 8080; sleep 1000")).await;
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    let mut connection = loop {
-        match Streaming::port_forward(&f.runtime, &pod.0, 8080).await {
-            Ok(connection) => break connection,
-            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let connect = async || Streaming::port_forward(&f.runtime, &pod.0, 8080).await;
+    let mut connection = eventually("a listener", connect).await;
     let mut text = [0u8; 5];
     connection.read_exact(&mut text).await.unwrap();
     assert_eq!(&text, b"pong\n");
@@ -132,14 +125,10 @@ async fn a_renamed_log_is_opened_anew() {
     let pod = f.pod("rotate").await;
     let id = f.started(&pod, shell("c", "while :; do echo line; sleep 0.01; done")).await;
     let status = f.status(&id).await;
-    while f.log(&status).is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    f.logged(&id, "line").await;
     std::fs::rename(&status.log_path, format!("{}.1", status.log_path)).unwrap();
     f.runtime.reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() }).await.unwrap();
-    while f.log(&status).is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    f.logged(&id, "line").await;
     f.remove(&pod.0).await;
     f.assert_nothing_left().await;
 }

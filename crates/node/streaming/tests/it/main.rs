@@ -1,20 +1,9 @@
 //! The CRI as others use it: gRPC on the socket, then the URLs that it answers, over SPDY and WebSocket, to real
 //! containers.
-#![expect(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests: the machine's own time, owned by awaiting; a failed step fails the test"
-)]
-
-#[path = "../../../runtime/tests/it/fixture.rs"]
-#[allow(dead_code, reason = "shared with the runtime's own tests, which use more of it")]
-mod fixture;
+#![expect(clippy::unwrap_used, reason = "tests: a failed step fails the test")]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use fixture::{Fixture, shell};
 use http::Request;
 use skiff_base::clock::SystemClock;
 use skiff_cri::streaming::StreamUrls;
@@ -24,6 +13,8 @@ use skiff_net::client::{Client, Options as ClientOptions};
 use skiff_net::remotecommand::{self, ClientStreams, Framing, Options, Outcome, TerminalSize};
 use skiff_net::{Body, portforward};
 use skiff_streaming::StreamingServer;
+use skiff_testkit::runtime::{Fixture, shell};
+use skiff_testkit::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct World {
@@ -146,12 +137,8 @@ async fn ports_are_reached_by_url() {
     let pod = world.fixture.pod("forward").await;
     let id = world.fixture.started(&pod, shell("c", "while :; do echo answer | nc -l -p 8080; done")).await;
     for websocket in [false, true] {
-        let deadline = Instant::now() + Duration::from_secs(20);
         let listens = "cat /proc/net/tcp /proc/net/tcp6 | grep -q ':1F90 .* 0A '";
-        while world.fixture.exec(&id, listens).await.unwrap().0 != 0 {
-            assert!(Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("a listener", async || world.fixture.exec(&id, listens).await.unwrap().0 == 0).await;
         let request = PortForwardRequest { pod_sandbox_id: pod.0.clone(), port: vec![8080] };
         let url = world.runtime.port_forward(request).await.unwrap().url;
         let request = Request::post(&url).body(Body::Empty).unwrap();

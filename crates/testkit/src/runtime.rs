@@ -1,10 +1,11 @@
-//! A runtime on a temporary directory with one image, and a count of what it leaves behind.
+//! Real containers: the embedded runtime on a temporary directory with one image, and a count of what it leaves behind.
 
+use crate::eventually;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use skiff_base::clock::SystemClock;
 use skiff_base::task::Supervisor;
@@ -15,16 +16,21 @@ use skiff_runtime::{DirImages, EmbeddedRuntime, ImageConfig, NoNetwork, RuntimeC
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 const BUSYBOX: &str = "/bin/busybox";
 
-pub(crate) struct Fixture {
-    pub(crate) runtime: EmbeddedRuntime,
-    pub(crate) root: PathBuf,
-    pub(crate) cgroup: String,
-    pub(crate) tasks: Supervisor,
+/// A runtime of one test. When this is dropped nothing of it stays on the machine, also after a panic.
+pub struct Fixture {
+    /// The runtime.
+    pub runtime: EmbeddedRuntime,
+    /// Its directory.
+    pub root: PathBuf,
+    /// The parent of its pods' cgroups.
+    pub cgroup: String,
+    /// Owns its tasks.
+    pub tasks: Supervisor,
     _dir: Arc<tempfile::TempDir>,
 }
 
-/// `None`, and says why, where real containers cannot be made.
-pub(crate) fn possible() -> bool {
+/// Whether real containers can be made here; says why not.
+fn possible() -> bool {
     if !rustix::process::getuid().is_root() {
         println!("skipped: not root");
         return false;
@@ -37,7 +43,7 @@ pub(crate) fn possible() -> bool {
 }
 
 /// A root file system of busybox and its links.
-pub(crate) fn busybox_layer(dir: &Path) -> PathBuf {
+fn busybox_layer(dir: &Path) -> PathBuf {
     let layer = dir.join("layer");
     for part in ["bin", "etc", "tmp", "proc", "root"] {
         std::fs::create_dir_all(layer.join(part)).unwrap();
@@ -56,7 +62,7 @@ pub(crate) fn busybox_layer(dir: &Path) -> PathBuf {
     layer
 }
 
-pub(crate) async fn open(root: &Path, layer: &Path, tasks: Supervisor) -> EmbeddedRuntime {
+async fn open(root: &Path, layer: &Path, tasks: Supervisor) -> EmbeddedRuntime {
     let images = DirImages::new();
     images.add("busybox", ImageConfig { cmd: vec!["sh".into()], ..ImageConfig::default() }, vec![layer.to_owned()]);
     let config = RuntimeConfig {
@@ -70,12 +76,13 @@ pub(crate) async fn open(root: &Path, layer: &Path, tasks: Supervisor) -> Embedd
 }
 
 impl Fixture {
-    pub(crate) async fn new() -> Option<Self> {
+    /// `None` where real containers cannot be made; it said why.
+    pub async fn new() -> Option<Self> {
         Self::with_layer(|_| {}).await
     }
 
-    /// The image's layer is changed first.
-    pub(crate) async fn with_layer(change: impl FnOnce(&Path)) -> Option<Self> {
+    /// The same, after a change of the image's layer.
+    pub async fn with_layer(change: impl FnOnce(&Path)) -> Option<Self> {
         if !possible() {
             return None;
         }
@@ -92,7 +99,7 @@ impl Fixture {
     }
 
     /// A runtime on a directory that another process's fixture has made and will clean up.
-    pub(crate) async fn on(root: PathBuf, cgroup: String) -> Self {
+    pub async fn on(root: PathBuf, cgroup: String) -> Self {
         let layer = root.parent().unwrap().join("layer");
         let tasks = Supervisor::new("runtime-test");
         let runtime = open(&root, &layer, tasks.clone()).await;
@@ -100,7 +107,7 @@ impl Fixture {
     }
 
     /// Lets go of the runtime, as its end would.
-    pub(crate) async fn let_go(&mut self) {
+    pub async fn let_go(&mut self) {
         self.tasks.shutdown(Duration::from_secs(5)).await;
         self.tasks = Supervisor::new("runtime-test");
         // The lock on the directory goes with the runtime, in whose place another stands for the moment.
@@ -109,11 +116,12 @@ impl Fixture {
     }
 
     /// Opens a new one on the same directory.
-    pub(crate) async fn reopen(&mut self) {
+    pub async fn reopen(&mut self) {
         self.runtime = open(&self.root, &self.root.parent().unwrap().join("layer"), self.tasks.clone()).await;
     }
 
-    pub(crate) fn sandbox_config(&self, name: &str) -> PodSandboxConfig {
+    /// A pod with a process namespace for each container, in the test's cgroup.
+    pub fn sandbox_config(&self, name: &str) -> PodSandboxConfig {
         let metadata = PodSandboxMetadata {
             name: name.into(),
             uid: format!("{name}-uid"),
@@ -137,17 +145,20 @@ impl Fixture {
         }
     }
 
-    pub(crate) async fn pod(&self, name: &str) -> (String, PodSandboxConfig) {
+    /// Runs a pod's sandbox; its id and configuration.
+    pub async fn pod(&self, name: &str) -> (String, PodSandboxConfig) {
         let config = self.sandbox_config(name);
         (self.run(&config).await, config)
     }
 
-    pub(crate) async fn run(&self, config: &PodSandboxConfig) -> String {
+    /// Runs a sandbox; its id.
+    pub async fn run(&self, config: &PodSandboxConfig) -> String {
         let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
         self.runtime.run_pod_sandbox(request).await.unwrap().pod_sandbox_id
     }
 
-    pub(crate) async fn create(
+    /// Creates a container; its id.
+    pub async fn create(
         &self,
         pod: &(String, PodSandboxConfig),
         config: ContainerConfig,
@@ -160,47 +171,58 @@ impl Fixture {
         Ok(self.runtime.create_container(request).await?.container_id)
     }
 
-    pub(crate) async fn start(&self, id: &str) -> Result<(), skiff_cri::CriError> {
+    /// Starts a container.
+    pub async fn start(&self, id: &str) -> Result<(), skiff_cri::CriError> {
         self.runtime.start_container(StartContainerRequest { container_id: id.into() }).await.map(drop)
     }
 
-    pub(crate) async fn started(&self, pod: &(String, PodSandboxConfig), config: ContainerConfig) -> String {
+    /// Creates and starts a container; its id.
+    pub async fn started(&self, pod: &(String, PodSandboxConfig), config: ContainerConfig) -> String {
         let id = self.create(pod, config).await.unwrap();
         self.start(&id).await.unwrap();
         id
     }
 
-    pub(crate) async fn status(&self, id: &str) -> ContainerStatus {
+    /// What the runtime says of a container.
+    pub async fn status(&self, id: &str) -> ContainerStatus {
         let request = ContainerStatusRequest { container_id: id.into(), verbose: false };
         self.runtime.container_status(request).await.unwrap().status.unwrap()
     }
 
-    pub(crate) async fn exited(&self, id: &str) -> ContainerStatus {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
+    /// Waits for a container's end.
+    pub async fn exited(&self, id: &str) -> ContainerStatus {
+        let look = async || {
             let status = self.status(id).await;
-            if status.state() == ContainerState::ContainerExited {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "container does not end: {status:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+            if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(status) }
+        };
+        eventually("the container's end", look).await
+    }
+
+    /// Waits until a container's log holds a text; returns the log.
+    pub async fn logged(&self, id: &str, text: &str) -> String {
+        let status = self.status(id).await;
+        let look = async || {
+            let log = self.log(&status);
+            if log.contains(text) { Ok(log) } else { Err(log) }
+        };
+        eventually(&format!("{text:?} in the log"), look).await
     }
 
     /// Runs a shell line in a container of its own; its exit code and log.
-    pub(crate) async fn script(&self, pod: &(String, PodSandboxConfig), name: &str, line: &str) -> (i32, String) {
+    pub async fn script(&self, pod: &(String, PodSandboxConfig), name: &str, line: &str) -> (i32, String) {
         let id = self.started(pod, shell(name, line)).await;
         let status = self.exited(&id).await;
         (status.exit_code, self.log(&status))
     }
 
     /// The text of a log, without times, streams and tags.
-    pub(crate) fn log(&self, status: &ContainerStatus) -> String {
+    pub fn log(&self, status: &ContainerStatus) -> String {
         let text = std::fs::read_to_string(&status.log_path).unwrap();
         text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned() + "\n").collect()
     }
 
-    pub(crate) async fn exec(&self, id: &str, line: &str) -> Result<(i32, String), skiff_cri::CriError> {
+    /// Runs a shell line in a running container; its exit code and what it wrote.
+    pub async fn exec(&self, id: &str, line: &str) -> Result<(i32, String), skiff_cri::CriError> {
         let cmd = ["sh", "-c", line].map(str::to_owned).to_vec();
         let answer = self.runtime.exec_sync(ExecSyncRequest { container_id: id.into(), cmd, timeout: 10 }).await?;
         Ok((
@@ -209,13 +231,14 @@ impl Fixture {
         ))
     }
 
-    pub(crate) async fn remove(&self, sandbox: &str) {
+    /// Stops and removes a pod.
+    pub async fn remove(&self, sandbox: &str) {
         self.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.unwrap();
         self.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: sandbox.into() }).await.unwrap();
     }
 
     /// What is left of us on the host: mounts, cgroup directories, shims, directories.
-    pub(crate) fn leftovers(&self) -> Vec<String> {
+    pub fn leftovers(&self) -> Vec<String> {
         let root = self.root.display().to_string();
         let mut left: Vec<String> = std::fs::read_to_string("/proc/self/mountinfo")
             .unwrap()
@@ -244,21 +267,19 @@ impl Fixture {
         left
     }
 
-    pub(crate) async fn assert_nothing_left(&self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
+    /// Waits until nothing is left.
+    pub async fn assert_nothing_left(&self) {
+        let look = async || {
             let left = self.leftovers();
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "left behind: {left:#?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        };
+        eventually("nothing to be left behind", look).await;
     }
 }
 
 impl Drop for Fixture {
     /// Also after a panic nothing may stay on the machine.
+    #[expect(clippy::disallowed_methods, reason = "runs in a drop, where nothing else can go on")]
     fn drop(&mut self) {
         let hierarchy = skiff_linux::cgroup::Hierarchy::detect().unwrap();
         let root = self.root.display().to_string();
@@ -299,7 +320,7 @@ impl Drop for Fixture {
 }
 
 /// A container that runs a shell line, confined as the kubelet confines by default.
-pub(crate) fn shell(name: &str, line: &str) -> ContainerConfig {
+pub fn shell(name: &str, line: &str) -> ContainerConfig {
     let seccomp =
         SecurityProfile { profile_type: security_profile::ProfileType::RuntimeDefault.into(), ..Default::default() };
     let list = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();

@@ -1,0 +1,21 @@
+//! What integration tests of several crates share: waiting for a condition, a cluster in memory, real containers.
+//!
+//! Owns no product code, and no product may use it: only `[dev-dependencies]` name it, and `tests/edges.txt` sees to
+//! that. Must never know what a single crate tests; that stays in the crate's `tests/it`.
+//!
+//! Start with [`eventually`]. [`cluster`] (feature `cluster`) has the API server behind its first filter, over a store in
+//! memory; [`runtime`] (feature `runtime`) has the embedded runtime with one image, and counts what it leaves behind.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests stand on it: a failed step fails the test, which says what it skipped"
+)]
+
+#[cfg(feature = "cluster")]
+pub mod cluster;
+#[cfg(feature = "runtime")]
+pub mod runtime;
+mod wait;
+
+pub use wait::{eventually, throughout, until};
