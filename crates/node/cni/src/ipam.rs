@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cidr::{Cidr, from_number, number};
 
+/// Where the ranges are written down.
+const RANGES: &str = "ranges";
+
 /// Addresses of one network.
 pub struct Ipam {
     dir: PathBuf,
@@ -59,7 +62,19 @@ impl Ipam {
     pub fn open(dir: &Path, network: &str, ranges: Vec<Cidr>) -> Result<Self, IpamError> {
         let dir = dir.join(network);
         fs::create_dir_all(&dir).map_err(|source| io_error("creating", &dir, source))?;
+        let text: String = ranges.iter().map(|range| format!("{range}\n")).collect();
+        let path = dir.join(RANGES);
+        // For whoever cleans up after us. Only a hint, so it is not written again as it is.
+        if !ranges.is_empty() && fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            fs::write(&path, text).map_err(|source| io_error("writing", &path, source))?;
+        }
         Ok(Self { dir, ranges })
+    }
+
+    /// The ranges that `network` under `dir` gave addresses of when it was last opened; none when that is not known.
+    pub fn recorded_ranges(dir: &Path, network: &str) -> Vec<Cidr> {
+        let text = fs::read_to_string(dir.join(network).join(RANGES)).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Held while an address is chosen; other processes (our executable form, `host-local`) wait.

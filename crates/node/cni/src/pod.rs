@@ -79,6 +79,11 @@ impl PortMapping {
         (self.host_port != 0 && self.container_port != 0).then(|| Self { host_ip, ..self.clone() })
     }
 
+    /// The node reaches it under 127.0.0.0/8 too.
+    fn is_on_loopback(&self) -> bool {
+        self.host_ip.is_none_or(|ip| ip.is_ipv4() && ip.is_loopback())
+    }
+
     fn to_line(&self) -> String {
         let host = self.host_ip.map_or("*".to_owned(), |ip| ip.to_string());
         format!("{} {} {} {host}\n", self.host_port, self.container_port, self.protocol)
@@ -306,7 +311,9 @@ impl PodNetwork {
         } else {
             sysctl_if_present(&format!("net/ipv6/conf/{host_ifname}/disable_ipv6"), "1")?;
         }
-        sysctl(&format!("net/ipv4/conf/{host_ifname}/route_localnet"), "0")?;
+        let ports: Vec<_> = request.ports.iter().filter_map(PortMapping::wanted).collect();
+        let localnet = if ports.iter().any(PortMapping::is_on_loopback) { "1" } else { "0" };
+        sysctl(&format!("net/ipv4/conf/{host_ifname}/route_localnet"), localnet)?;
         let link = host.link(&host_ifname).map_err(|e| Error::Link("finding the node's end", e))?;
         let index = link.ok_or_else(|| Error::Differs(format!("link {host_ifname} vanished")))?.index;
         host.set_up_without_arp(index).map_err(|e| Error::Link("setting the node's end up", e))?;
@@ -340,7 +347,6 @@ impl PodNetwork {
             return Err(Error::Differs(format!("the kernel did not make {} local within a second", v6[0])));
         }
 
-        let ports: Vec<_> = request.ports.iter().filter_map(PortMapping::wanted).collect();
         if !ports.is_empty() {
             let note: String = ports.iter().map(PortMapping::to_line).collect();
             self.ipam.set_note(request.container_id, request.ifname, &note).map_err(Error::Address)?;

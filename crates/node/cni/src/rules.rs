@@ -4,14 +4,15 @@
 //! ```text
 //! antispoof   (before connection tracking)  from a pod's link, whose source is not routed back to that link -> drop
 //! hostports   (dstnat, after services)      to an address of this node, port in @hostports -> the pod
-//! masquerade  (srcnat)                      pod to itself through a host port; pod to outside the cluster
+//! masquerade  (srcnat)                      through a host port: pod to itself, loopback to a pod; pod to outside the cluster
 //! ```
 //! Pods' links are known by their link group, so no rule changes when a pod comes or goes; only host ports are
-//! elements. Host ports match local destination addresses only (CVE-2025-67499) and never 127.0.0.0/8, as
-//! `route_localnet` stays off (CVE-2020-8558). Where no IPv6 range is configured pods send no IPv6 at all, so no router
+//! elements. Host ports match local destination addresses only (CVE-2025-67499). Those of 127.0.0.0/8 are the node's own
+//! to reach: they need `route_localnet` on the link of their pod, so whatever a pod addresses to 127.0.0.0/8 is dropped
+//! before anything else (CVE-2020-8558). Loopback of IPv6 leads to no pod: the kernel has no such switch. Where no IPv6 range is configured pods send no IPv6 at all, so no router
 //! advertisement of theirs reaches the node (CVE-2020-10749).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use skiff_linux::netlink::Error;
 use skiff_linux::nft::{
@@ -165,6 +166,13 @@ impl Rules {
             rule.extend([Expr::Counter, drop.clone()]);
             batch.add_rule(table, "antispoof", &rule);
         }
+        // An answer to the node's loopback still has the node's address here.
+        let mut to_loopback = from_pod.to_vec();
+        to_loopback.extend(SIDES[0].is_family());
+        to_loopback.push(SIDES[0].daddr(reg(0)));
+        to_loopback.extend(SIDES[0].in_range(&loopback(true), true));
+        to_loopback.extend([Expr::Counter, drop]);
+        batch.add_rule(table, "antispoof", &to_loopback);
 
         for side in &SIDES {
             let target =
@@ -196,15 +204,12 @@ impl Rules {
         batch.add_rule(table, "hostports-prerouting", &to_local);
         batch.add_rule(table, "hostports-output", &to_local);
         for side in &SIDES {
-            let loopback = Cidr::new(
-                if side.v4 { [127, 0, 0, 0].into() } else { IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1]) },
-                if side.v4 { 8 } else { 128 },
-            )
-            .expect("a constant within bounds");
             let start = |rule: &mut Vec<Expr>| {
                 rule.extend(side.is_family());
-                rule.push(side.daddr(reg(0)));
-                rule.extend(side.in_range(&loopback, false));
+                if !side.v4 {
+                    rule.push(side.daddr(reg(0)));
+                    rule.extend(side.in_range(&loopback(false), false));
+                }
             };
             let n = side.regs();
             let dnat = Expr::Dnat { family: side.nfproto(), addr: reg(0), port: Some(reg(n)) };
@@ -235,6 +240,16 @@ impl Rules {
         for side in &SIDES {
             let mut rule = side.is_family().to_vec();
             rule.extend([side.saddr(reg(0)), side.daddr(reg(side.regs())), Expr::in_set(reg(0), side.hairpin)]);
+            rule.push(masquerade.clone());
+            batch.add_rule(table, "masquerade", &rule);
+        }
+        for range in config.ranges.iter().filter(|range| range.is_ipv4()) {
+            let side = &SIDES[0];
+            let mut rule = side.is_family().to_vec();
+            rule.push(side.saddr(reg(0)));
+            rule.extend(side.in_range(&loopback(true), true));
+            rule.push(side.daddr(reg(0)));
+            rule.extend(side.in_range(range, true));
             rule.push(masquerade.clone());
             batch.add_rule(table, "masquerade", &rule);
         }
@@ -300,6 +315,12 @@ impl Rules {
         }
         nft.commit(batch)
     }
+}
+
+/// The node's own addresses that are on no network.
+fn loopback(v4: bool) -> Cidr {
+    let network = if v4 { Cidr::new([127, 0, 0, 0].into(), 8) } else { Cidr::new(Ipv6Addr::LOCALHOST.into(), 128) };
+    network.expect("a constant within bounds")
 }
 
 fn hairpin_element(ip: IpAddr) -> Element {

@@ -105,8 +105,9 @@ fn host_ports_capture_only_what_is_addressed_to_the_node() {
     // The same port elsewhere is somebody else's.
     let elsewhere = listen(&world.outside, "0.0.0.0:8080");
     assert_eq!(connect(&b.netns, &format!("{OUTSIDE}:8080"), &elsewhere).unwrap().ip(), ip(NODE));
-    let loopback = listen(&world.node, "127.0.0.1:8080");
-    assert!(connect(&world.node, "127.0.0.1:8080", &loopback).is_some());
+    let loopback = listen(&world.node, "127.0.0.1:9090");
+    assert!(connect(&world.node, "127.0.0.1:9090", &loopback).is_some(), "a host port of another address");
+    drop(loopback);
 
     // The table is replaced under running pods, and flushed by others: the ports stay, or come back with the pod.
     world.node.run(|| network.prepare_node()).unwrap().unwrap();
@@ -114,6 +115,32 @@ fn host_ports_capture_only_what_is_addressed_to_the_node() {
     world.node.run(|| network.teardown("a", "eth0")).unwrap().unwrap();
     let on_node = listen(&world.node, "0.0.0.0:9090");
     assert!(connect(&world.outside, &format!("{NODE}:9090"), &on_node).is_some(), "the port is the node's again");
+}
+
+#[test]
+fn the_node_reaches_host_ports_by_its_loopback_and_pods_reach_no_loopback() {
+    let Some(world) = World::new() else { return };
+    let network = world.network("10.244.3.0/24");
+    let a = world.pod(&network, "a", &[port(8080, Some("127.0.0.1"))]);
+    let b = world.pod(&network, "b", &[port(8080, Some(NODE)), port(8081, None)]);
+    let (of_a, of_b) = (listen(&a.netns, "0.0.0.0:80"), listen(&b.netns, "0.0.0.0:80"));
+    assert_eq!(connect(&world.node, "127.0.0.1:8080", &of_a).unwrap().ip(), ip(NODE), "masqueraded");
+    assert!(connect(&world.node, &format!("{NODE}:8080"), &of_b).is_some());
+    assert!(connect(&world.node, "127.0.0.1:8081", &of_b).is_some(), "all addresses are loopback's too");
+    assert!(connect(&world.outside, &format!("{NODE}:8081"), &of_b).is_some());
+
+    // A pod sends to the node's loopback by the link that is open for it (CVE-2020-8558).
+    let server = world.node.run(|| UdpSocket::bind("127.0.0.1:5000").unwrap()).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    a.netns.run(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1")).unwrap().unwrap();
+    let socket = a.netns.run(|| UdpSocket::bind((a.ip, 0)).unwrap()).unwrap();
+    // By its link, not by its own loopback.
+    socket2::SockRef::from(&socket).bind_device(Some(b"eth0")).unwrap();
+    socket.send_to(b"from a pod", "127.0.0.1:5000").unwrap();
+    world.node.run(|| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"own", "127.0.0.1:5000").unwrap()).unwrap();
+    let mut buffer = [0; 16];
+    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"own");
 }
 
 #[test]
