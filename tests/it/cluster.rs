@@ -4,6 +4,7 @@ use crate::http::Api;
 use crate::image;
 use crate::world::World;
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
@@ -18,6 +19,8 @@ const START: Duration = Duration::from_secs(60);
 /// A server with its node.
 pub(crate) struct Cluster {
     executable: PathBuf,
+    /// Beside `server`.
+    arguments: Vec<String>,
     log: PathBuf,
     server: Child,
     /// Known from the first start on.
@@ -36,25 +39,31 @@ pub(crate) fn wait<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Opti
     }
 }
 
-fn spawn(executable: &Path, log: &Path) -> Child {
+fn spawn(executable: &Path, arguments: &[String], log: &Path) -> Child {
     let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
     let mut command = Command::new(executable);
-    command.arg("server").stdout(file.try_clone().unwrap()).stderr(file);
+    command.arg("server").args(arguments).stdout(file.try_clone().unwrap()).stderr(file);
     command.spawn().unwrap()
 }
 
 impl Cluster {
     /// Starts `skiff server` and waits until it says that it is ready.
     pub(crate) fn start(world: &World) -> Self {
+        Self::start_with(world, &[])
+    }
+
+    /// As [`Cluster::start`], with flags.
+    pub(crate) fn start_with(world: &World, arguments: &[&str]) -> Self {
         let log = world.dir.join("server.log");
-        let mut server = spawn(&world.executable, &log);
+        let arguments: Vec<String> = arguments.iter().map(|one| (*one).to_owned()).collect();
+        let mut server = spawn(&world.executable, &arguments, &log);
         wait("the administrator's kubeconfig", START, || {
             let ended = server.try_wait().unwrap();
             assert!(ended.is_none(), "the server ended: {ended:?}");
             std::fs::read_to_string(KUBECONFIG).is_ok_and(|text| text.contains("client-key-data")).then_some(())
         });
         let api = Api::from_kubeconfig(Path::new(KUBECONFIG), SocketAddr::from(([127, 0, 0, 1], 6443)));
-        let cluster = Self { executable: world.executable.clone(), log, server, api };
+        let cluster = Self { executable: world.executable.clone(), arguments, log, server, api };
         cluster.wait_ready();
         cluster
     }
@@ -80,13 +89,16 @@ impl Cluster {
         wait("/readyz", START, || self.api.get("/readyz").ok().filter(|answer| answer.code == 200));
     }
 
+    /// Whether the node takes pods, and why not.
+    pub(crate) fn node_condition(&self) -> Option<Value> {
+        let node = self.api.get("/api/v1/nodes/node1").ok()?.json();
+        let conditions = node["status"]["conditions"].as_array()?.clone();
+        conditions.into_iter().find(|one| one["type"] == "Ready")
+    }
+
     /// Waits until the node takes pods.
     pub(crate) fn node_ready(&self) {
-        wait("the node", START, || {
-            let node = self.api.get("/api/v1/nodes/node1").ok()?.json();
-            let conditions = node["status"]["conditions"].as_array()?.clone();
-            conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True").then_some(())
-        });
+        wait("the node", START, || self.node_condition().filter(|ready| ready["status"] == "True"));
     }
 
     /// Waits until the cluster's DNS is up.
@@ -114,7 +126,7 @@ impl Cluster {
 
     /// Starts it again on what the last one left.
     pub(crate) fn spawn_again(&mut self) {
-        self.server = spawn(&self.executable, &self.log);
+        self.server = spawn(&self.executable, &self.arguments, &self.log);
     }
 
     /// Starts it again and waits until it is ready.

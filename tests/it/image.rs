@@ -28,8 +28,14 @@ fn file(archive: &mut tar::Builder<Vec<u8>>, name: &str, mode: u32, bytes: &[u8]
     archive.append_data(&mut header(mode, bytes.len()), name, bytes).unwrap();
 }
 
-/// Writes an archive of an image `tag` whose file `/version` says `version`; it runs as root and has no entry point.
+/// Writes an archive of an image `tag` whose file `/version` says `version`; it runs as root, has no entry point, and its
+/// command is a shell.
 pub(crate) fn write(path: &Path, tag: &str, version: &str) {
+    write_running(path, tag, version, &["sh"]);
+}
+
+/// As [`write`], with another command.
+pub(crate) fn write_running(path: &Path, tag: &str, version: &str, command: &[&str]) {
     let mut layer = tar::Builder::new(Vec::new());
     for (name, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("www", 0o755)] {
         let mut header = header(mode, 0);
@@ -49,7 +55,7 @@ pub(crate) fn write(path: &Path, tag: &str, version: &str) {
     let config = serde_json::json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+        "config": {"Cmd": command, "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex(&layer))]},
     });
     let config = config.to_string();

@@ -4,19 +4,18 @@
 //! from where it was. The moments are random and printed with their seed; `SKIFF_TEST_SEED` repeats a run.
 
 use crate::cluster::{Cluster, wait};
-use crate::http::{Answer, Api, As, fetch};
+use crate::http::{Api, As, fetch};
 use crate::leftovers;
+use crate::workload::{
+    MINUTE, PODS, SERVICES, SETS, available, create, delete_all, deployment, items, lives_of, must, serve, text,
+};
 use crate::world::{World, hold, lives, within};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-const MINUTE: Duration = Duration::from_secs(60);
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const PODS: &str = "/api/v1/namespaces/default/pods";
-const SETS: &str = "/apis/apps/v1/namespaces/default/deployments";
-const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ROUNDS: u64 = 10;
 const WRITERS: u64 = 4;
 
@@ -38,23 +37,6 @@ fn random() -> Random {
     let seed: u64 = given.unwrap_or_else(now).max(1);
     println!("SKIFF_TEST_SEED={seed}");
     Random(seed)
-}
-
-fn must(answer: Answer) -> Value {
-    assert!(answer.code < 300, "{}: {}", answer.code, String::from_utf8_lossy(&answer.body));
-    answer.json()
-}
-
-fn create(api: &Api, path: &str, object: &Value) -> Value {
-    must(api.request(As::Admin, "POST", path, Some(object)).unwrap())
-}
-
-fn items(api: &Api, path: &str) -> Vec<Value> {
-    must(api.get(path).unwrap())["items"].as_array().expect("a list").clone()
-}
-
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// What a writer was told of one object: its value and resource version.
@@ -118,59 +100,6 @@ fn write_until(done: &AtomicBool, api: &Api, writer: u64, seed: u64, acknowledge
         }
     }
     known
-}
-
-fn deployment(name: &str, replicas: u32) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
-        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": {
-            "metadata": {"labels": {"app": name}},
-            "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
-                "name": "web", "image": "localhost/web:1", "command": ["httpd", "-f", "-p", "8080", "-h", "/"],
-                "readinessProbe": {"httpGet": {"path": "/version", "port": 8080}, "periodSeconds": 1},
-            }]},
-        }},
-    })
-}
-
-/// What must not change while only the server is gone: pod, container and restarts by name.
-fn lives_of(api: &Api, app: &str) -> BTreeMap<String, (String, String, u64)> {
-    let pods = items(api, &format!("{PODS}?labelSelector=app%3D{app}"));
-    let life = |pod: &Value| {
-        let container = &pod["status"]["containerStatuses"][0];
-        let id = (text(pod, "/metadata/uid").to_owned(), text(container, "/containerID").to_owned());
-        (text(pod, "/metadata/name").to_owned(), (id.0, id.1, container["restartCount"].as_u64().unwrap_or(99)))
-    };
-    pods.iter().map(life).collect()
-}
-
-fn available(api: &Api, name: &str, replicas: u64) {
-    wait(&format!("{replicas} of {name}"), 2 * MINUTE, || {
-        let set = api.get(&format!("{SETS}/{name}")).ok()?.json();
-        let observed = set["status"]["observedGeneration"] == set["metadata"]["generation"];
-        (observed && set["status"]["availableReplicas"] == replicas && set["status"]["replicas"] == replicas)
-            .then_some(())
-    });
-}
-
-fn serve(api: &Api, name: &str, replicas: u32) -> String {
-    create(api, SETS, &deployment(name, replicas));
-    let ports = json!([{"port": 80, "targetPort": 8080}]);
-    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": ports}});
-    let made = create(api, SERVICES, &service);
-    available(api, name, u64::from(replicas));
-    let address = format!("{}:80", text(&made, "/spec/clusterIP"));
-    wait("an answer of the service", MINUTE, || {
-        fetch(&address, "/version").ok().filter(|page| page.ends_with("\r\n1\n"))
-    });
-    address
-}
-
-fn delete_all(api: &Api, names: &[String]) {
-    for name in names {
-        must(api.request(As::Admin, "DELETE", &format!("{SETS}/{name}"), None).unwrap());
-    }
-    wait("the last pod", 2 * MINUTE, || items(api, PODS).is_empty().then_some(()));
 }
 
 #[test]
@@ -252,6 +181,14 @@ fn nothing_acknowledged_is_lost_and_pods_do_not_notice() {
     });
 }
 
+/// The end of a container whose machine lost its power: the runtime does not know how it came, or not even that there was a
+/// container.
+fn how_it_ended(pod: &str, terminated: &Value) {
+    let end = (terminated["exitCode"].as_i64(), text(terminated, "/reason"));
+    println!("{pod} ended by the power cut: {end:?}");
+    assert!(matches!(end, (Some(255), "Unknown") | (Some(137), "ContainerStatusUnknown")), "{terminated}");
+}
+
 /// All processes, mounts, links, rules and cgroups go at once, with nobody to write anything down; of the disk stays what was
 /// synced.
 #[test]
@@ -287,16 +224,28 @@ fn a_machine_that_lost_its_power_goes_on() {
         println!("serves again after {:?}", start.elapsed());
         let maps = items(api, MAPS).iter().filter(|map| text(map, "/metadata/name").starts_with("m-")).count();
         assert_eq!(maps, 50);
-        // Whether their restarts are counted depends on whether the runtime's record of them was on the disk.
+        // Their restarts are counted, whatever of the runtime's records was on the disk.
         let before = std::fs::read_to_string(world.dir.join("lives")).unwrap();
-        wait("the pods come back", 2 * MINUTE, || {
+        let steady = wait("the pods come back", 2 * MINUTE, || {
             let pods = items(api, &format!("{PODS}?labelSelector=app%3Dsteady"));
             let up = |pod: &Value| {
                 let container = &pod["status"]["containerStatuses"][0];
                 container["ready"] == true && !before.contains(text(container, "/containerID"))
             };
-            (pods.len() == 2 && pods.iter().all(up)).then_some(())
+            (pods.len() == 2 && pods.iter().all(up)).then_some(pods)
         });
+        for pod in &steady {
+            let container = &pod["status"]["containerStatuses"][0];
+            assert_eq!(container["restartCount"], 1, "{pod}");
+            how_it_ended(text(pod, "/metadata/name"), &container["lastState"]["terminated"]);
+        }
+        let once = wait("the pod that runs once", MINUTE, || {
+            let pod = api.get(&format!("{PODS}/once")).ok()?.json();
+            (pod["status"]["phase"] == "Failed").then_some(pod)
+        });
+        let container = &once["status"]["containerStatuses"][0];
+        assert_eq!((&container["restartCount"], &container["ready"]), (&json!(0), &json!(false)), "{once}");
+        how_it_ended("once", &container["state"]["terminated"]);
         println!("pods run again after {:?}", start.elapsed());
         for name in lives_of(api, "steady").keys() {
             assert!(before.contains(name), "{name} is none of {before}");

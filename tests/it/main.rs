@@ -9,6 +9,7 @@
 mod clients;
 mod cluster;
 mod conformance;
+mod containerd;
 mod edges;
 mod http;
 mod image;
@@ -17,4 +18,5 @@ mod kubectl;
 mod leftovers;
 mod orphans;
 mod story;
+mod workload;
 mod world;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use skiff_base::clock::SharedClock;
 use skiff_base::task::{OnFailure, Supervisor};
 use skiff_cri::streaming::Streaming;
-use skiff_cri::{CriServer, GrpcRuntime, ImageService, RuntimeService};
+use skiff_cri::{ConnectError, CriServer, GrpcRuntime, ImageService, RuntimeService};
 use skiff_image::own::{OwnImage, OwnRegistry};
 use skiff_image::registry::Puller;
 use skiff_image::{Images, Limits};
@@ -19,9 +19,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where other runtimes get the executable's image; another port when it is taken.
 const REGISTRY_PORT: u16 = 10_261;
+
+/// How long another runtime may take until it answers, and how often it is asked.
+const RUNTIME_START: Duration = Duration::from_secs(60);
+const RUNTIME_RETRY: Duration = Duration::from_millis(250);
 
 /// The runtime in use.
 pub(crate) struct NodeRuntime {
@@ -93,6 +98,24 @@ fn take_executable(executable: &Path, target: &Path) -> std::io::Result<()> {
     std::fs::rename(new, target)
 }
 
+/// Waits for a runtime that is started, or started again, beside this process: the API server goes on meanwhile.
+async fn connect(endpoint: &str, clock: &SharedClock) -> Result<GrpcRuntime, ConnectError> {
+    let until = clock.now() + RUNTIME_START;
+    let mut told = false;
+    loop {
+        match GrpcRuntime::connect(endpoint).await {
+            Err(error) if error.may_pass() && clock.now() < until => {
+                if !told {
+                    tracing::warn!(endpoint, %error, "the container runtime does not answer yet");
+                    told = true;
+                }
+                clock.sleep(RUNTIME_RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Another runtime behind its CRI socket. It gets the executable's image from a registry on loopback, which it asks without
 /// TLS.
 pub(crate) async fn foreign(
@@ -101,7 +124,7 @@ pub(crate) async fn foreign(
     clock: &SharedClock,
     tasks: &Supervisor,
 ) -> anyhow::Result<NodeRuntime> {
-    let connected = GrpcRuntime::connect(endpoint).await;
+    let connected = connect(endpoint, clock).await;
     let foreign = connected.with_context(|| format!("--container-runtime-endpoint {endpoint}"))?;
     let (own, _) = own_image(data_dir, tasks)?;
     let on = |port| skiff_net::server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));

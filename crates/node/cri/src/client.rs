@@ -36,6 +36,17 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether it may be another answer when the runtime has come up.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Endpoint(_) => false,
+            Self::Connect { .. } => true,
+            Self::Version { source, .. } => !source.is_unimplemented(),
+        }
+    }
+}
+
 /// A runtime behind a unix socket. Cheap to clone; all clones share one HTTP/2 connection, which reconnects by itself.
 #[derive(Clone)]
 pub struct GrpcRuntime {

@@ -166,7 +166,8 @@ fn cgroups(sysfs: &OwnedFd, read_only: Attr) -> Step<()> {
             let tmpfs = step("mounting /sys/fs/cgroup", tmpfs)?;
             step("mounting /sys/fs/cgroup", mount::attach(&tmpfs, place))?;
             let mut by_mount: std::collections::BTreeMap<&Path, Vec<&str>> = std::collections::BTreeMap::new();
-            for (name, path) in &controllers {
+            // Version 2 beside them has nothing to show.
+            for (name, path) in controllers.iter().filter(|(name, _)| !name.is_empty()) {
                 by_mount.entry(path).or_default().push(name);
             }
             for (path, names) in by_mount {

@@ -112,7 +112,7 @@ enum InitStep<'p> {
 }
 
 /// Whether a container that has ended is started again.
-fn restarts(pod: &Pod, container: &Container<'_>, exit_code: i32) -> bool {
+pub(super) fn restarts(pod: &Pod, container: &Container<'_>, exit_code: i32) -> bool {
     let policy = match container.tree.str_at(&["restartPolicy"]) {
         "" => pod.restart_policy(),
         own => own,
@@ -322,9 +322,10 @@ mod tests {
             annotations: [(crate::names::CONTAINER_HASH.to_owned(), container.hash())].into(),
             ..Default::default()
         };
-        state
-            .containers
-            .insert(name.to_owned(), vec![Instance { id: name.to_owned(), sandbox: String::new(), status }]);
+        state.containers.insert(
+            name.to_owned(),
+            vec![Instance { id: name.to_owned(), sandbox: String::new(), status, lost: false }],
+        );
     }
     fn ready() -> State {
         State { sandboxes: vec![v1::PodSandboxStatus::default()], ..State::default() }

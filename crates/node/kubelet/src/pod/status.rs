@@ -1,6 +1,6 @@
 //! What is told to the API about a pod (`kubelet_pods.go: generateAPIPodStatus`), pure.
 
-use super::plan::{Backoffs, Plan};
+use super::plan::{Backoffs, Plan, restarts};
 use super::spec::{Container, Pod, Role};
 use super::state::{Instance, State};
 use skiff_machinery::{Map, Value, object};
@@ -90,6 +90,29 @@ fn waiting(reason: &str, message: &str) -> Value {
     object! { "waiting": state }
 }
 
+/// Whether none of the pod's containers is started again, whatever its policy says.
+fn is_over(pod: &Pod, facts: &Facts<'_>) -> bool {
+    pod.is_deleted() || facts.ended_by.is_some() || matches!(facts.known.str_at(&["phase"]), "Succeeded" | "Failed")
+}
+
+/// The last state that the API has of the container with this id.
+fn last_state_of(container: &Container<'_>, id: &str, known: &Value) -> Option<Value> {
+    let list = match container.role {
+        Role::Init | Role::Sidecar => "initContainerStatuses",
+        Role::Main => "containerStatuses",
+        Role::Ephemeral => return None,
+    };
+    let status = known.items_at(&[list]).iter().find(|known| known.str_at(&["name"]) == container.name())?;
+    let same = status.str_at(&["containerID"]).split_once("://").is_some_and(|(_, known)| known == id);
+    status.get("lastState").filter(|_| same).cloned()
+}
+
+/// What a container waits with that nobody has tried to start yet.
+fn waiting_at_first(pod: &Pod) -> Value {
+    let has_init = pod.containers().any(|other| other.role.is_init());
+    waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
+}
+
 /// Backoff in Go's notation of durations, as in the message that people search for.
 fn go_duration(wait: Duration) -> String {
     let seconds = wait.as_secs();
@@ -113,6 +136,9 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
             if let Some((reason, message)) = problem {
                 last = Some(instance);
                 waiting(reason, message)
+            } else if instance.lost && !is_over(pod, facts) && restarts(pod, container, instance.status.exit_code) {
+                last = Some(instance);
+                waiting_at_first(pod)
             } else if facts.plan.waiting.contains_key(name) {
                 last = Some(instance);
                 let wait = go_duration(facts.backoffs.wait(name));
@@ -129,15 +155,7 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
         }
         _ => match problem {
             Some((reason, message)) => waiting(reason, message),
-            None => {
-                let has_init = pod.containers().any(|other| other.role.is_init());
-                let reason = if has_init && (!facts.volumes_ready || container.role == Role::Main) {
-                    "PodInitializing"
-                } else {
-                    "ContainerCreating"
-                };
-                waiting(reason, "")
-            }
+            None => waiting_at_first(pod),
         },
     };
     if newest.is_some_and(Instance::is_created) {
@@ -152,8 +170,14 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
     let mut status = Map::new();
     status.insert("name", name);
     status.insert("state", current);
-    let last = last.map_or_else(|| Value::Object(Map::new()), |instance| terminated(instance, facts.messages));
-    status.insert("lastState", with_runtime(last, runtime));
+    let none = || Value::Object(Map::new());
+    let last = match (last, newest) {
+        (Some(instance), _) => with_runtime(terminated(instance, facts.messages), runtime),
+        // The one before it may be gone, and was the one before it all the same.
+        (None, Some(instance)) => last_state_of(container, &instance.id, facts.known).unwrap_or_else(none),
+        (None, None) => none(),
+    };
+    status.insert("lastState", last);
     status.insert("ready", ready);
     status.insert("restartCount", i64::from(restart_count));
     let image = newest.and_then(|instance| instance.status.image.as_ref());

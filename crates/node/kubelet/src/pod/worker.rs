@@ -232,9 +232,16 @@ impl Worker {
         }
     }
 
+    /// What the runtime says of the pod, and the API of what the runtime has lost.
+    async fn fetch(&self, pod: &Pod) -> Result<State, skiff_cri::CriError> {
+        let mut state = State::fetch(&self.shared.runtime, pod.uid()).await?;
+        state.add_lost(pod, self.reporter.known(pod));
+        Ok(state)
+    }
+
     async fn turn(&mut self, desired: &Desired) -> Result<Turn, TurnError> {
         let pod = desired.pod().clone();
-        let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
+        let state = self.fetch(&pod).await?;
         if desired.ends() {
             return self.terminate(desired, state).await;
         }
@@ -266,7 +273,7 @@ impl Worker {
             return self.wind_up(&pod, state).await;
         }
         let retry = self.enact(&pod, &state, &plan).await?;
-        let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
+        let state = self.fetch(&pod).await?;
         self.read_last_words(&pod, &state);
         let health = self.follow_probes(&pod, &state);
         let next = plan::decide(&pod, &state, &health, &mut self.backoffs, now);
@@ -534,7 +541,7 @@ impl Worker {
         for (name, instances) in &state.containers {
             let current = pod.container(name).is_some();
             for (index, instance) in instances.iter().enumerate() {
-                if index < if current { 2 } else { 1 } || !instance.has_exited() {
+                if index < if current { 2 } else { 1 } || !instance.has_exited() || instance.lost {
                     kept.insert(instance.sandbox.as_str());
                     continue;
                 }
@@ -590,7 +597,7 @@ impl Worker {
                 tokio::select! {
                     outcome = &mut stopping => break outcome?,
                     () = wake.notified(), if told => {
-                        let now = State::fetch(&shared.runtime, pod.uid()).await?;
+                        let now = self.fetch(pod).await?;
                         if let Err(error) = self.write_status(pod, &now).await {
                             tracing::debug!(name = pod.name(), %error, "status of an ending pod not written");
                         }
@@ -598,7 +605,7 @@ impl Worker {
                 }
             }
         }
-        let state = State::fetch(&self.shared.runtime, pod.uid()).await?;
+        let state = self.fetch(pod).await?;
         self.probes.follow(pod, &[], None, true);
         self.read_last_words(pod, &state);
         self.last_plan = Plan::default();

@@ -18,10 +18,14 @@ use std::path::{Path, PathBuf};
 
 pub use device::{DeviceKind, DeviceRule};
 
+/// Where they are mounted everywhere.
+const TOP: &str = "/sys/fs/cgroup";
+
 /// Where the cgroup file systems are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hierarchy {
-    /// Controller name (`memory`, `name=systemd`) to mount point; several names may share one.
+    /// Controller name (`memory`, `name=systemd`) to mount point; several names may share one. The empty name is a mount of
+    /// version 2 beside them.
     V1(BTreeMap<String, PathBuf>),
     /// The one mount.
     V2(PathBuf),
@@ -111,7 +115,7 @@ fn keyed(text: &str, key: &str) -> Option<u64> {
 impl Hierarchy {
     /// Finds what the machine has.
     pub fn detect() -> Result<Self> {
-        let top = Path::new("/sys/fs/cgroup");
+        let top = Path::new(TOP);
         let kind = rustix::fs::statfs(top).map_err(|error| failed("examining", top)(error.into()))?;
         if kind.f_type as i64 == libc::CGROUP2_SUPER_MAGIC {
             return Ok(Self::V2(top.to_owned()));
@@ -119,7 +123,12 @@ impl Hierarchy {
         let mounts = crate::mount::mounts().map_err(failed("reading", Path::new("/proc/self/mountinfo")))?;
         let known =
             std::fs::read_to_string("/proc/self/cgroup").map_err(failed("reading", Path::new("/proc/self/cgroup")))?;
-        Ok(Self::V1(v1::controllers(&mounts, &known)))
+        let mut controllers = v1::controllers(&mounts, &known);
+        // It is of use, not needed.
+        controllers.retain(|name, mount| {
+            name != v1::UNIFIED || rustix::fs::access(&*mount, rustix::fs::Access::WRITE_OK).is_ok()
+        });
+        Ok(Self::V1(controllers))
     }
 
     /// The cgroup at `path`, absolute from the root of the hierarchy; it need not exist. A path with `..` is refused.

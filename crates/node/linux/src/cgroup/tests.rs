@@ -8,14 +8,17 @@ fn temp(name: &str) -> PathBuf {
 
 #[test]
 fn v1_controllers_come_from_mounts_of_whole_hierarchies() {
-    let mount = |root: &str, target: &str, options: &str| crate::mount::MountInfo {
+    let of = |kind: &str, root: &str, target: &str, options: &str| crate::mount::MountInfo {
         root: root.into(),
         target: target.into(),
         tags: vec![],
-        kind: "cgroup".into(),
+        kind: kind.into(),
         options: options.into(),
     };
+    let mount = |root: &str, target: &str, options: &str| of("cgroup", root, target, options);
     let mounts = [
+        of("cgroup2", "/", "/run/other", "rw"),
+        of("cgroup2", "/", "/sys/fs/cgroup/unified", "rw"),
         mount("/docker/x", "/elsewhere", "rw,memory"),
         mount("/", "/cg/memory", "rw,memory"),
         mount("/", "/cg/cpu,cpuacct", "rw,cpu,cpuacct"),
@@ -24,7 +27,8 @@ fn v1_controllers_come_from_mounts_of_whole_hierarchies() {
     let known = "4:memory:/process_api/1\n2:cpu,cpuacct:/\n9:name=systemd:/\n0::/\n";
     let found = v1::controllers(&mounts, known);
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
-    assert_eq!(names, ["cpu", "cpuacct", "memory", "name=systemd"]);
+    assert_eq!(names, ["", "cpu", "cpuacct", "memory", "name=systemd"]);
+    assert_eq!(found[""], Path::new("/sys/fs/cgroup/unified"));
     assert_eq!(found["memory"], Path::new("/cg/memory"));
     assert_eq!(found["cpu"], found["cpuacct"]);
 }

@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Cgroup, DeviceKind, DeviceRule, Limits, Result, Usage, failed, keyed, read, write};
+use super::{Cgroup, DeviceKind, DeviceRule, Limits, Result, TOP, Usage, failed, keyed, read, write};
 use crate::mount::MountInfo;
+
+/// The name of version 2 in `/proc/self/cgroup`.
+pub(super) const UNIFIED: &str = "";
 
 /// Mounted controllers. Only mounts of a hierarchy's root count: below a bind of a sub-tree paths would mean something
 /// else. `known` is `/proc/self/cgroup`, whose second fields name the controllers (mount options hold other words too).
+///
+/// On a hybrid host the mount of version 2 stands beside them, with the empty name: it limits nothing there, but other
+/// runtimes put processes into it.
 pub(super) fn controllers(mounts: &[MountInfo], known: &str) -> BTreeMap<String, PathBuf> {
     let names: Vec<&str> = known
         .lines()
@@ -20,6 +26,11 @@ pub(super) fn controllers(mounts: &[MountInfo], known: &str) -> BTreeMap<String,
         for option in mount.options.split(',').filter(|option| names.contains(option)) {
             found.entry(option.to_owned()).or_insert_with(|| mount.target.clone());
         }
+    }
+    let beside =
+        |mount: &&MountInfo| mount.kind == "cgroup2" && mount.root == Path::new("/") && mount.target.starts_with(TOP);
+    if let Some(mount) = mounts.iter().find(beside) {
+        found.insert(UNIFIED.to_owned(), mount.target.clone());
     }
     found
 }
