@@ -30,14 +30,32 @@ fn document(what: &'static str, why: impl ToString) -> ImageError {
     ImageError::Document { what, why: why.to_string() }
 }
 
+/// The reader quotes what it found, and that may be anything: nothing of it may steer somebody's terminal.
+fn no_archive(error: &io::Error) -> ImageError {
+    let harmless = |found: char| if found.is_control() { char::REPLACEMENT_CHARACTER } else { found };
+    document(
+        "archive",
+        format!("it is no tar archive: {}", error.to_string().chars().map(harmless).collect::<String>()),
+    )
+}
+
 impl Index {
     fn read(mut file: File, limit: usize) -> Result<Self, ImageError> {
         let mut entries = BTreeMap::new();
+        let length = file.seek(SeekFrom::End(0)).map_err(disk("reading the archive"))?;
         file.seek(SeekFrom::Start(0)).map_err(disk("reading the archive"))?;
         let mut archive = tar::Archive::new(&mut file);
-        let listed = archive.entries_with_seek().map_err(|error| document("archive", error))?;
+        let listed = archive.entries_with_seek().map_err(|error| no_archive(&error))?;
         for entry in listed {
-            let entry = entry.map_err(|error| document("archive", error))?;
+            let entry = entry.map_err(|error| no_archive(&error))?;
+            // Read by seeking, so that an end within an entry is no error by itself.
+            let end = entry.raw_file_position().saturating_add(entry.size());
+            if end > length {
+                return Err(document(
+                    "archive",
+                    format!("it ends early: {length} bytes are there, {end} are needed at least"),
+                ));
+            }
             if entry.header().entry_type().is_file() {
                 let path = entry.path().map_err(|error| document("archive", error))?;
                 let name = path.to_string_lossy().trim_start_matches("./").to_owned();

@@ -5,6 +5,7 @@
     reason = "tests: a failed step fails the test; a test that cannot run says why"
 )]
 
+mod archive;
 mod bad;
 mod own;
 mod registry;
