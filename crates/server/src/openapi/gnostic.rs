@@ -2,8 +2,8 @@
 //!
 //! The numbers are those of `OpenAPIv2.proto`; only the messages that our documents use are written.
 
-use crate::registry::wire::{put_field, put_varint};
 use skiff_machinery::codec::json;
+use skiff_machinery::codec::protobuf::{FIXED64, put_bytes, put_int, put_tag};
 use skiff_machinery::{Map, Value};
 
 /// A message under construction.
@@ -11,55 +11,44 @@ use skiff_machinery::{Map, Value};
 struct Message(Vec<u8>);
 
 impl Message {
-    fn tag(&mut self, number: u64, wire: u64) {
-        put_varint(&mut self.0, number << 3 | wire);
+    fn bytes(&mut self, number: u32, bytes: &[u8]) {
+        put_bytes(&mut self.0, number, bytes);
     }
-    fn bytes(&mut self, number: u8, bytes: &[u8]) {
-        if number < 16 {
-            put_field(&mut self.0, number, bytes);
-        } else {
-            self.tag(number.into(), 2);
-            put_varint(&mut self.0, bytes.len() as u64);
-            self.0.extend_from_slice(bytes);
-        }
-    }
-    fn text(&mut self, number: u8, text: &str) {
+    fn text(&mut self, number: u32, text: &str) {
         if !text.is_empty() {
             self.bytes(number, text.as_bytes());
         }
     }
-    fn message(&mut self, number: u8, message: Message) {
+    fn message(&mut self, number: u32, message: Message) {
         self.bytes(number, &message.0);
     }
-    fn flag(&mut self, number: u8, flag: bool) {
+    fn flag(&mut self, number: u32, flag: bool) {
         if flag {
-            self.tag(number.into(), 0);
-            self.0.push(1);
+            put_int(&mut self.0, number, 1);
         }
     }
-    fn integer(&mut self, number: u8, value: Option<&Value>) {
+    fn integer(&mut self, number: u32, value: Option<&Value>) {
         if let Some(value) = value.and_then(Value::as_int) {
-            self.tag(number.into(), 0);
-            put_varint(&mut self.0, value.cast_unsigned());
+            put_int(&mut self.0, number, value);
         }
     }
-    fn double(&mut self, number: u8, value: Option<&Value>) {
+    fn double(&mut self, number: u32, value: Option<&Value>) {
         let value = match value {
             #[expect(clippy::cast_precision_loss, reason = "bounds in schemas are small")]
             Some(Value::Int(value)) => *value as f64,
             Some(Value::Float(value)) => *value,
             _ => return,
         };
-        self.tag(number.into(), 1);
+        put_tag(&mut self.0, number, FIXED64);
         self.0.extend_from_slice(&value.to_le_bytes());
     }
-    fn texts(&mut self, number: u8, items: &[Value]) {
+    fn texts(&mut self, number: u32, items: &[Value]) {
         for item in items {
             self.bytes(number, item.as_str().unwrap_or_default().as_bytes());
         }
     }
     /// `x-...` fields as `NamedAny`.
-    fn extensions(&mut self, number: u8, map: &Map) {
+    fn extensions(&mut self, number: u32, map: &Map) {
         for (key, value) in map.iter().filter(|(key, _)| key.starts_with("x-")) {
             self.message(number, named(key, any(value)));
         }
@@ -228,8 +217,7 @@ fn schema(value: &Value) -> Message {
         None => {}
         Some(Value::Bool(flag)) => {
             let mut item = Message::default();
-            item.tag(2, 0);
-            item.0.push(u8::from(*flag));
+            put_int(&mut item.0, 2, i64::from(*flag));
             out.message(21, item);
         }
         Some(value) => {

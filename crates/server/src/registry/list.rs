@@ -4,6 +4,7 @@
 //! Small lists take all encodings first, so that a damaged object is a 500 and the length is known; large ones make them
 //! as they go and keep none beyond the budget.
 
+use super::Registry;
 use super::cache::{Cache, Encoding, Entry, Media, Snapshot};
 use super::get::parse_revision;
 use super::negotiate::{Accepted, Format, Shape};
@@ -11,7 +12,6 @@ use super::respond::{self, GZIP_THRESHOLD, Scope};
 use super::select::Selection;
 use super::table::{self, ListMeta, TableOptions};
 use super::token::Continue;
-use super::{Registry, wire};
 use crate::request::options::{ListOptions, RESOURCE_VERSION_MATCH_EXACT};
 use bytes::Bytes;
 use flate2::Compression;
@@ -271,13 +271,13 @@ pub(super) async fn list_answer(scope: &Scope, page: Page, answer: ListAnswer) -
             for entry in &page.entries {
                 let metadata = respond::metadata_message(scope, entry).await?;
                 let mut item = Vec::with_capacity(metadata.len() + 8);
-                wire::put_field(&mut item, 1, &metadata);
+                protobuf::put_bytes(&mut item, 1, &metadata);
                 items.push(item);
             }
             let lengths = items.iter().map(Vec::len);
             let meta = page.meta.tree();
             let mut list = protobuf::list_head("meta.k8s.io/v1", "PartialObjectMetadataList", &meta, lengths);
-            items.iter().for_each(|item| wire::put_field(&mut list, 2, item));
+            items.iter().for_each(|item| protobuf::put_bytes(&mut list, 2, item));
             list.extend_from_slice(protobuf::list_tail());
             ListBody::bytes(list.into())
         }
@@ -346,7 +346,7 @@ async fn protobuf_list(scope: &Scope, page: Page) -> Result<ListBody, ApiError> 
     let items = encodings(scope, &page.entries, Media::Protobuf).await?;
     let api_version = scope.version().group_version.to_string();
     let lengths = || items.iter().map(|item| (item.parts.end - item.parts.body) as usize);
-    let size: usize = lengths().map(wire::field_length).sum();
+    let size: usize = lengths().map(protobuf::field_len).sum();
     let head = protobuf::list_head(&api_version, &scope.resource.list_kind, &page.meta.tree(), lengths());
     let tail = protobuf::list_tail().to_vec();
     let length = head.len() + size + tail.len();
@@ -405,7 +405,7 @@ impl Item {
             Self::Body => (parts.end - parts.body) as usize + 1,
             Self::Whole => parts.end as usize,
             Self::Metadata => respond::PARTIAL_HEAD.len() + (parts.metadata.1 - parts.metadata.0) as usize + 1,
-            Self::Field => wire::field_length((parts.end - parts.body) as usize),
+            Self::Field => protobuf::field_len((parts.end - parts.body) as usize),
         }
     }
     fn write(self, encoding: &Encoding, out: &mut Vec<u8>) {
@@ -417,7 +417,7 @@ impl Item {
             }
             Self::Whole => out.extend_from_slice(encoding.object()),
             Self::Metadata => respond::partial_json(encoding, out),
-            Self::Field => wire::put_field(out, 2, encoding.slice((parts.body, parts.end))),
+            Self::Field => protobuf::put_bytes(out, 2, encoding.slice((parts.body, parts.end))),
         }
     }
 }

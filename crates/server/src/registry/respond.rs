@@ -105,7 +105,7 @@ pub(super) async fn object_bytes(
         (Shape::Metadata, Format::Protobuf) => {
             let metadata = metadata_message(scope, entry).await?;
             let mut message = Vec::with_capacity(metadata.len() + 8);
-            wire::put_field(&mut message, 1, &metadata);
+            protobuf::put_bytes(&mut message, 1, &metadata);
             return Ok(protobuf::seal("meta.k8s.io/v1", "PartialObjectMetadata", &message).into());
         }
         (Shape::Metadata, format) => {

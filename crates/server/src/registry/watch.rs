@@ -422,7 +422,7 @@ impl Framer {
                 let metadata = respond::metadata_message(&self.scope, entry).await?;
                 let metadata = if moved { wire::with_revision(&metadata, revision) } else { metadata.to_vec() };
                 let mut message = Vec::new();
-                wire::put_field(&mut message, 1, &metadata);
+                protobuf::put_bytes(&mut message, 1, &metadata);
                 protobuf_frame(name, &protobuf::seal("meta.k8s.io/v1", "PartialObjectMetadata", &message), out);
             }
             (shape, Media::Json) => {
@@ -486,7 +486,7 @@ fn bookmark_tree(scope: &Scope, revision: Revision, initial_end: bool) -> Value 
 
 fn partial_message(encoding: &Encoding) -> Vec<u8> {
     let mut message = Vec::new();
-    wire::put_field(&mut message, 1, encoding.slice(encoding.parts.metadata));
+    protobuf::put_bytes(&mut message, 1, encoding.slice(encoding.parts.metadata));
     protobuf::seal("meta.k8s.io/v1", "PartialObjectMetadata", &message)
 }
 

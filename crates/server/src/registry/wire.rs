@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use skiff_machinery::Value;
 use skiff_machinery::codec::{DecodeError, Decoded, FieldValidation, json, protobuf, yaml};
 use skiff_machinery::schema::{StructRef, StructType, Type};
+use std::ops::Range;
 
 fn structure(ty: &Type) -> Option<&StructType> {
     match ty {
@@ -228,118 +229,31 @@ pub fn json_parts(bytes: &[u8]) -> Option<Parts> {
 
 // --- Protobuf.
 
-/// Bytes that a length-delimited field with a number below 16 takes.
-pub fn field_length(length: usize) -> usize {
-    1 + varint_length(length as u64) + length
-}
-
-/// Bytes that a varint takes.
-pub fn varint_length(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-/// Writes a varint.
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// Writes tag and length of a length-delimited field.
-pub fn put_tag(out: &mut Vec<u8>, number: u8, length: usize) {
-    out.push(number << 3 | 2);
-    put_varint(out, length as u64);
-}
-
-/// Writes a length-delimited field.
-pub fn put_field(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    put_tag(out, number, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
-    let (mut value, mut shift) = (0u64, 0);
-    loop {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-        shift += 7;
-        if shift > 63 {
-            return None;
-        }
-    }
-}
-
-/// Number and value range of each field of a message; the value of a varint is an empty range behind it.
-fn fields(bytes: &[u8]) -> impl Iterator<Item = Option<(u64, usize, usize)>> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        if at >= bytes.len() {
-            return None;
-        }
-        let mut next = || {
-            let tag = varint(bytes, &mut at)?;
-            let (start, end) = match tag & 7 {
-                0 => {
-                    varint(bytes, &mut at)?;
-                    (at, at)
-                }
-                1 => (at, at.checked_add(8)?),
-                2 => {
-                    let length = usize::try_from(varint(bytes, &mut at)?).ok()?;
-                    (at, at.checked_add(length)?)
-                }
-                5 => (at, at.checked_add(4)?),
-                _ => return None,
-            };
-            if end > bytes.len() {
-                return None;
-            }
-            at = end;
-            Some((tag >> 3, start, end))
-        };
-        let field = next();
-        if field.is_none() {
-            at = bytes.len();
-        }
-        Some(field)
-    })
-}
-
-fn find_field(bytes: &[u8], wanted: u64) -> Option<(usize, usize)> {
-    fields(bytes).find_map(|field| field.filter(|(number, ..)| *number == wanted)).map(|(_, start, end)| (start, end))
-}
-
 /// Where the parts of an object in the envelope are. `None` without `metadata`.
 pub fn protobuf_parts(bytes: &[u8]) -> Option<Parts> {
     let unknown = bytes.strip_prefix(protobuf::MAGIC)?;
-    let (start, end) = find_field(unknown, 2)?;
-    let (start, end) = (start + 4, end + 4);
-    let message = &bytes[start..end];
-    let (metadata_start, metadata_end) = find_field(message, 1)?;
-    let (metadata_start, metadata_end) = (metadata_start + start, metadata_end + start);
-    let (revision_start, revision_end) = find_field(&bytes[metadata_start..metadata_end], 6).unwrap_or_default();
+    // Positions in `bytes` of a field's value, from those in the message that begins at `at`.
+    let behind = |at: usize, range: Range<usize>| range.start + at..range.end + at;
+    let message = behind(protobuf::MAGIC.len(), protobuf::field_range(unknown, 2)?);
+    let metadata = behind(message.start, protobuf::field_range(&bytes[message.clone()], 1)?);
+    let revision = protobuf::field_range(&bytes[metadata.clone()], 6).unwrap_or_default();
+    let revision = behind(metadata.start, revision);
     Some(Parts {
-        body: short(start),
-        end: short(end),
-        metadata: (short(metadata_start), short(metadata_end)),
-        resource_version: (short(revision_start + metadata_start), short(revision_end + metadata_start)),
+        body: short(message.start),
+        end: short(message.end),
+        metadata: (short(metadata.start), short(metadata.end)),
+        resource_version: (short(revision.start), short(revision.end)),
     })
 }
 
 /// A metadata message under another resource version.
 pub fn with_revision(metadata: &[u8], revision: i64) -> Vec<u8> {
     let text = revision.to_string();
-    let Some((start, end)) = find_field(metadata, 6) else { return metadata.to_vec() };
+    let Some(Range { start, end }) = protobuf::field_range(metadata, 6) else { return metadata.to_vec() };
     // The tag is one byte, the length of so short a text another.
     let mut out = Vec::with_capacity(metadata.len() + 8);
     out.extend_from_slice(&metadata[..start - 2]);
-    put_field(&mut out, 6, text.as_bytes());
+    protobuf::put_bytes(&mut out, 6, text.as_bytes());
     out.extend_from_slice(&metadata[end..]);
     out
 }
@@ -347,11 +261,11 @@ pub fn with_revision(metadata: &[u8], revision: i64) -> Vec<u8> {
 /// A whole object in its envelope under another resource version.
 pub fn envelope_with_revision(encoding: &super::cache::Encoding, revision: i64) -> Option<Vec<u8>> {
     let envelope = protobuf::Envelope::open(&encoding.bytes).ok()?;
-    let (start, end) = find_field(envelope.raw, 1)?;
-    let metadata = with_revision(&envelope.raw[start..end], revision);
+    let place = protobuf::field_range(envelope.raw, 1)?;
+    let metadata = with_revision(&envelope.raw[place.clone()], revision);
     let mut message = Vec::with_capacity(envelope.raw.len() + 8);
-    put_field(&mut message, 1, &metadata);
-    message.extend_from_slice(&envelope.raw[end..]);
+    protobuf::put_bytes(&mut message, 1, &metadata);
+    message.extend_from_slice(&envelope.raw[place.end..]);
     Some(protobuf::seal(&envelope.api_version, &envelope.kind, &message))
 }
 

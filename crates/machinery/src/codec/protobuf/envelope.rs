@@ -1,7 +1,7 @@
 //! What upstream puts around a message: `runtime.Unknown` after a magic prefix, list bodies, watch frames
 //! (`k8s.io/apimachinery/pkg/runtime/serializer/protobuf/protobuf.go`).
 
-use super::wire::{BYTES, Input, failed, put_bytes, put_message, put_tag, put_varint, varint_len};
+use super::wire::{BYTES, Input, failed, field_len, put_bytes, put_message, put_tag, put_varint};
 use crate::codec::DecodeError;
 use crate::codec::json::to_utf8;
 use crate::schema::{StructType, builtin};
@@ -122,7 +122,7 @@ pub fn list_head(
     let no_metadata = Value::Object(crate::Map::new());
     let metadata = if metadata.as_object().is_some() { metadata } else { &no_metadata };
     put_message(&mut meta, 1, |out| super::encode_into(out, metadata, list_meta));
-    let items: usize = item_lengths.into_iter().map(|length| 1 + varint_len(length as u64) + length).sum();
+    let items: usize = item_lengths.into_iter().map(field_len).sum();
     let mut out = Vec::with_capacity(meta.len() + 64);
     put_type_meta(&mut out, api_version, kind);
     put_tag(&mut out, 2, BYTES);
@@ -155,7 +155,7 @@ pub fn watch_event_head(kind: &str, length: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(48);
     put_bytes(&mut body, 1, kind.as_bytes());
     put_tag(&mut body, 2, BYTES);
-    put_varint(&mut body, (1 + varint_len(length as u64) + length) as u64);
+    put_varint(&mut body, field_len(length) as u64);
     put_tag(&mut body, 1, BYTES);
     put_varint(&mut body, length as u64);
     let total = u32::try_from(body.len() + length).expect("an object is smaller than 4 GiB");

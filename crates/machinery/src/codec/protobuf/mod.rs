@@ -14,4 +14,5 @@ pub use envelope::{
     watch_event, watch_event_head,
 };
 pub use read::decode;
+pub use wire::{FIXED64, field_len, field_range, put_bytes, put_int, put_tag};
 pub use write::{encode, encode_into};

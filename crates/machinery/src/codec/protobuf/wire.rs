@@ -1,9 +1,13 @@
 //! Tags, varints and lengths.
 
 use crate::codec::DecodeError;
+use std::ops::Range;
 
+/// Wire type of numbers and flags.
 pub(super) const VARINT: u8 = 0;
-pub(super) const FIXED64: u8 = 1;
+/// Wire type of eight bytes.
+pub const FIXED64: u8 = 1;
+/// Wire type of whatever has a length: texts, bytes, messages.
 pub(super) const BYTES: u8 = 2;
 const START_GROUP: u8 = 3;
 const END_GROUP: u8 = 4;
@@ -89,6 +93,26 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Where the bytes of a message's first field with this number are, if it is one of those that have a length. Nothing is
+/// decoded: for whoever splices messages that it has.
+pub fn field_range(message: &[u8], number: u32) -> Option<Range<usize>> {
+    let mut input = Input::new(message);
+    while !input.is_empty() {
+        match input.tag().ok()? {
+            (found, BYTES) => {
+                let bytes = input.bytes().ok()?;
+                let end = message.len() - input.rest.len();
+                if found == number {
+                    return Some(end - bytes.len()..end);
+                }
+            }
+            (_, wire) => input.skip(wire).ok()?,
+        }
+    }
+    None
+}
+
+/// Writes a varint.
 pub(super) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push((number & 0x7f) as u8 | 0x80);
@@ -96,17 +120,24 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut number: u64) {
     }
     out.push(number as u8);
 }
-pub(super) fn put_tag(out: &mut Vec<u8>, number: u32, wire: u8) {
+/// Writes a field's number and wire type.
+pub fn put_tag(out: &mut Vec<u8>, number: u32, wire: u8) {
     put_varint(out, u64::from(number) << 3 | u64::from(wire));
 }
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+/// Writes a field of bytes, text or a message at hand.
+pub fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_tag(out, number, BYTES);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
-pub(super) fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
+/// Writes a field of a number.
+pub fn put_int(out: &mut Vec<u8>, number: u32, value: i64) {
     put_tag(out, number, VARINT);
     put_varint(out, value.cast_unsigned());
+}
+/// Bytes that a field with a number below 16 takes whose value has this length.
+pub fn field_len(length: usize) -> usize {
+    1 + varint_len(length as u64) + length
 }
 /// Bytes that a varint takes.
 pub(super) fn varint_len(number: u64) -> usize {
@@ -148,6 +179,26 @@ mod tests {
                 assert_eq!(Input::new(&out).varint().unwrap(), number);
             }
         }
+    }
+
+    #[test]
+    fn fields_are_found_unread() {
+        let mut message = Vec::new();
+        put_int(&mut message, 1, 300);
+        put_bytes(&mut message, 2, b"second");
+        put_bytes(&mut message, 20, b"twentieth");
+        for (number, value) in [(2, "second"), (20, "twentieth")] {
+            assert_eq!(&message[field_range(&message, number).unwrap()], value.as_bytes());
+        }
+        assert_eq!(field_range(&message, 1), None, "a number has no range");
+        assert_eq!(field_range(&message, 3), None);
+        assert_eq!(field_range(&message[..message.len() - 1], 20), None, "cut short");
+        assert_eq!(put_bytes_len("second"), field_len(6));
+    }
+    fn put_bytes_len(text: &str) -> usize {
+        let mut out = Vec::new();
+        put_bytes(&mut out, 2, text.as_bytes());
+        out.len()
     }
 
     #[test]
