@@ -228,7 +228,9 @@ impl ApiServer {
         services.repair().await.map_err(ServerError::Bootstrap)?;
         services.spawn_repair();
         registry.set_hooks(vec![(skiff_machinery::GroupResource::new("", "services"), Arc::new(services))]);
-        let mut plugins = (config.admission)(&registry);
+        let reader = Arc::clone(&registry) as Arc<dyn crate::admission::Reader>;
+        let plugins = (config.admission)(&registry);
+        let mut plugins = crate::admission::with_policies(plugins, &reader, &authorizer);
         plugins.extend(crate::admission::certificate_plugins(&authorizer));
         plugins.push(Arc::new(Guard::new(Arc::clone(&rbac), chain)));
         registry.set_admission(plugins);

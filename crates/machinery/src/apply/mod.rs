@@ -32,6 +32,25 @@ pub use element::Element;
 pub use manager::{FieldManager, OneVersion, Versioned, Versions};
 pub use set::Set;
 
+use crate::schema::StructType;
+use crate::value::Value;
+
+/// An object with a configuration of its type laid over it, as apply does, but nobody owns anything
+/// (`ApplyStructuredMergeDiff` in `apiserver/pkg/admission/plugin/policy/mutating/patch`): what mutating policies make. Says
+/// what does not fit, and refuses to touch what is owned as a whole.
+pub fn merge_configuration(object: Value, config: &Value, entry: &StructType) -> Result<Value, String> {
+    let errors = typed::validate(config, entry);
+    if !errors.is_empty() {
+        return Err(format!("error applying patch: {}", typed::join_errors(&errors)));
+    }
+    let atomics = typed::atomics(config, entry);
+    if !atomics.is_empty() {
+        let what = "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs";
+        return Err(format!("{what}: {}", atomics.join(", ")));
+    }
+    Ok(merge::merge(object, config, entry))
+}
+
 /// Most updaters that are kept apart (`DefaultMaxUpdateManagers`).
 pub const MAX_UPDATE_MANAGERS: usize = 10;
 /// The annotation in which client-side apply keeps what it applied.

@@ -238,6 +238,31 @@ pub(super) fn validate(value: &Value, entry: &StructType) -> Vec<String> {
     errors
 }
 
+/// Where a value has something that is owned as a whole, other than scalars.
+pub(super) fn atomics(value: &Value, entry: &StructType) -> Vec<String> {
+    let mut out = Vec::new();
+    find_atomics(value, Kind::root(entry), "", &mut out);
+    out
+}
+
+fn find_atomics(value: &Value, kind: Kind<'_>, path: &str, out: &mut Vec<String>) {
+    match (kind.shape, value) {
+        (_, Value::Null) => {}
+        (Shape::Leaf(Scalar::AtomicList | Scalar::AtomicMap), _) => out.push(path.to_owned()),
+        (Shape::Struct(_) | Shape::Map(_) | Shape::Any, Value::Object(map)) => {
+            for (key, value) in map.iter() {
+                find_atomics(value, kind.child_or_any(key), &format!("{path}.{key}"), out);
+            }
+        }
+        (Shape::Set(_) | Shape::ListMap(..), Value::Array(items)) => {
+            for item in items {
+                find_atomics(item, kind.item(), &format!("{path}[]"), out);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// `ValidationErrors.Error`.
 pub(super) fn join_errors(errors: &[String]) -> String {
     match errors {

@@ -194,6 +194,8 @@ pub trait Access {
 /// Why an expression cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompileError {
+    /// It compiles, and gives something else than is wanted.
+    mismatch: bool,
     line: usize,
     column: usize,
     what: String,
@@ -205,19 +207,23 @@ impl std::error::Error for CompileError {}
 impl fmt::Display for CompileError {
     /// As cel-go shows it: the place, the line, and a mark below it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, column, what, text } = self;
+        let Self { line, column, what, text, .. } = self;
         write!(f, "ERROR: <input>:{line}:{column}: {what}\n | {text}\n | {:.>column$}", "^")
     }
 }
 
 impl CompileError {
+    /// The detail of a field error about an expression (`plugin/cel/compile.go`).
+    pub fn detail(&self) -> String {
+        if self.mismatch { self.what.clone() } else { format!("compilation failed: {self}") }
+    }
     fn at(source: &str, at: usize, what: String) -> Self {
         let before = &source[..at.min(source.len())];
         let line = before.matches('\n').count() + 1;
         let start = before.rfind('\n').map_or(0, |found| found + 1);
         let column = before[start..].chars().count() + 1;
         let text = source[start..].lines().next().unwrap_or_default().to_owned();
-        Self { line, column, what, text }
+        Self { mismatch: false, line, column, what, text }
     }
 }
 
@@ -255,7 +261,8 @@ impl Program {
         let root = parser::parse(source)?;
         let ty = check::Checker::new(source, environment).check(&root)?;
         if !wanted.takes(&ty) {
-            return Err(CompileError::at(source, root.at, format!("must evaluate to {}", wanted.name())));
+            let what = format!("must evaluate to {}", wanted.name());
+            return Err(CompileError { mismatch: true, ..CompileError::at(source, root.at, what) });
         }
         let mut uses = Vec::new();
         eval::names(&root, &mut uses);

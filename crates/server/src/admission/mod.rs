@@ -6,13 +6,16 @@
 mod attributes;
 mod certificates;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
 mod nodes;
 mod order;
 mod pod_security;
+pub(crate) mod policies;
 mod priority;
 mod quota;
+mod review;
 mod runtime_class;
 mod service_account;
 mod small;
@@ -23,6 +26,7 @@ pub(crate) mod webhooks;
 
 pub use certificates::certificate_plugins;
 pub use order::default_plugins;
+pub use policies::with_policies;
 pub use webhooks::{Reinvocation, with_webhooks};
 
 use crate::kinds::Resource;
@@ -121,6 +125,10 @@ pub trait Reader: Send + Sync {
     }
     /// A number that changes whenever anything of this resource does, so that readers can keep what they derived.
     fn generation(&self, resource: &GroupResource) -> u64;
+    /// The kind of this name, and which of its versions it is, when that is served.
+    fn kind(&self, _group: &str, _version: &str, _kind: &str) -> Option<(Arc<Resource>, usize)> {
+        None
+    }
     /// A consistent read from the store.
     fn fetch<'a>(
         &'a self,

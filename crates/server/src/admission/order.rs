@@ -3,11 +3,10 @@
 //! NodeRestriction and DenyServiceExternalIPs are on as well, unlike upstream: a cluster that leaves them out is open in
 //! known ways.
 //!
-//! [`super::certificate_plugins`] stand beside them, because they ask the authorizers, and [`super::with_webhooks`] puts
-//! in those that ask others.
+//! [`super::certificate_plugins`] stand beside them, because they ask the authorizers; [`super::with_webhooks`] puts in those
+//! that ask others and [`super::with_policies`] the two for policies.
 //!
-//! Not here yet, of those that upstream runs unless told otherwise: ClusterTrustBundleAttest, PodTopologyLabels, and the two
-//! for policies (their objects are refused).
+//! Not here yet, of those that upstream runs unless told otherwise: ClusterTrustBundleAttest, PodTopologyLabels.
 
 use super::limit_ranger::LimitRanger;
 use super::namespace_lifecycle::NamespaceLifecycle;

@@ -116,9 +116,13 @@ fn answers(case: &Case<'_>) -> Vec<String> {
 
 fn lines(mistakes: Vec<String>, warnings: impl FnOnce() -> Vec<String>) -> Vec<String> {
     match mistakes.is_empty() {
-        true => warnings().into_iter().map(|text| format!("! {text}")).collect(),
-        false => mistakes.into_iter().map(|text| format!("< {text}")).collect(),
+        true => warnings().into_iter().map(|text| format!("! {}", one_line(&text))).collect(),
+        false => mistakes.into_iter().map(|text| format!("< {}", one_line(&text))).collect(),
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.replace('\n', "\\n")
 }
 
 /// The file with what is found now.

@@ -2,7 +2,7 @@
 
 use super::core::{defaults as core, pod, prepare as prep, service_validation, validation as rest};
 use super::strategy::{Rules, View};
-use super::{autoscaling, certificates, flow_control, networking, storage, warnings, webhooks};
+use super::{autoscaling, certificates, flow_control, networking, policies, storage, warnings, webhooks};
 use super::{defaults as groups, groups as validation, jobs, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
@@ -38,11 +38,11 @@ kinds! { rules:
     "" "replicationcontrollers" => { warnings: pod::warnings::named_template, validate: workloads::replication_controller, validate_update: workloads::replication_controller_update, views: &[("status", View { validate_update: workloads::replica_set_status, ..View::PLAIN })], default: |_, object| core::replication_controller(object) },
     "" "secrets" => { validate: rest::secret, validate_update: rest::secret_update, update: prep::secret_update, default: |_, object| core::secret(object) },
     "" "services" => { warnings: warnings::service, validate: service_validation::validate, validate_update: service_validation::validate_update, views: &[("status", View { validate_update: service_validation::validate_status, ..View::PLAIN })], update: prep::service_update, create_on_update: true, default: |_, object| core::service(object), name: names::label },
-    "admissionregistration.k8s.io" "mutatingadmissionpolicies" => { default: |_, object| groups::admission_policy(object) },
-    "admissionregistration.k8s.io" "mutatingadmissionpolicybindings" => { default: |_, object| groups::admission_policy_binding(object) },
+    "admissionregistration.k8s.io" "mutatingadmissionpolicies" => { validate: policies::mutating, validate_update: policies::mutating_update, unconditional_update: false, default: |_, object| groups::admission_policy(object) },
+    "admissionregistration.k8s.io" "mutatingadmissionpolicybindings" => { validate: policies::mutating_binding, validate_update: policies::mutating_binding_update, unconditional_update: false, default: |_, object| groups::admission_policy_binding(object) },
     "admissionregistration.k8s.io" "mutatingwebhookconfigurations" => { validate: webhooks::validate, validate_update: webhooks::validate_update, unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
-    "admissionregistration.k8s.io" "validatingadmissionpolicies" => { unconditional_update: false, default: |_, object| groups::admission_policy(object) },
-    "admissionregistration.k8s.io" "validatingadmissionpolicybindings" => { default: |_, object| groups::admission_policy_binding(object) },
+    "admissionregistration.k8s.io" "validatingadmissionpolicies" => { validate: policies::validating, validate_update: policies::validating_update, views: &[("status", View { validate_update: policies::validating_status, ..View::PLAIN })], unconditional_update: false, default: |_, object| groups::admission_policy(object) },
+    "admissionregistration.k8s.io" "validatingadmissionpolicybindings" => { validate: policies::validating_binding, validate_update: policies::validating_binding_update, unconditional_update: false, default: |_, object| groups::admission_policy_binding(object) },
     "admissionregistration.k8s.io" "validatingwebhookconfigurations" => { validate: webhooks::validate, validate_update: webhooks::validate_update, unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
     "apiextensions.k8s.io" "customresourcedefinitions" => { unconditional_update: false, default: |_, object| groups::custom_resource_definition(object) },
     "apiregistration.k8s.io" "apiservices" => { unconditional_update: false, default: |_, object| groups::api_service(object) },

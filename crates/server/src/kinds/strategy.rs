@@ -7,7 +7,7 @@
 use super::Strategy;
 use super::table::Entry;
 use crate::request::RequestContext;
-use skiff_machinery::{ErrorList, FieldError, FieldPath, GroupVersion, Value};
+use skiff_machinery::{ErrorList, GroupVersion, Value};
 
 /// What one kind adds to the shared rules. Pure functions; [`Rules::NONE`] adds nothing.
 pub(super) struct Rules {
@@ -208,16 +208,10 @@ impl Strategy for BuiltinStrategy {
     }
 
     fn validate(&self, context: &RequestContext, object: &Value) -> ErrorList {
-        if let Some(why) = super::unbuilt::refusal(self.entry.group, self.entry.resource) {
-            return vec![FieldError::forbidden(&FieldPath::new("kind"), why)];
-        }
         (self.rules.validate)(context, object)
     }
 
     fn validate_update(&self, context: &RequestContext, object: &Value, old: &Value) -> ErrorList {
-        if let Some(why) = super::unbuilt::refusal(self.entry.group, self.entry.resource) {
-            return vec![FieldError::forbidden(&FieldPath::new("kind"), why)];
-        }
         match self.face {
             Face::Main => (self.rules.validate_update)(context, object, old),
             _ => self.view().map(|view| (view.validate_update)(context, object, old)).unwrap_or_default(),

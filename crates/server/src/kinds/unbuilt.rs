@@ -11,11 +11,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
     ),
     (
         "",
-        "pods/resize",
-        "The new resources are stored, but this server's own node does not resize containers that run yet: the pod's condition PodResizePending says so",
-    ),
-    (
-        "",
         "persistentvolumes",
         "PersistentVolumes are stored, but no volume binder is built yet: they are bound to no claim",
     ),
@@ -111,31 +106,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Kinds whose effect would be to refuse or change other writes. Keeping them without doing what they say would leave
-/// their owners believing in a protection that is not there, so writes are refused.
-const REFUSALS: &[(&str, &str, &str)] = &[
-    (
-        "admissionregistration.k8s.io",
-        "mutatingadmissionpolicies",
-        "admission policies are not built yet, so this policy would have no effect",
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "mutatingadmissionpolicybindings",
-        "admission policies are not built yet, so this binding would have no effect",
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "validatingadmissionpolicies",
-        "admission policies are not built yet, so this policy would have no effect",
-    ),
-    (
-        "admissionregistration.k8s.io",
-        "validatingadmissionpolicybindings",
-        "admission policies are not built yet, so this binding would have no effect",
-    ),
-];
-
 fn find(table: &[(&str, &str, &'static str)], group: &str, resource: &str) -> Option<&'static str> {
     table.iter().find(|(g, r, _)| *g == group && *r == resource).map(|(_, _, text)| *text)
 }
@@ -143,11 +113,6 @@ fn find(table: &[(&str, &str, &'static str)], group: &str, resource: &str) -> Op
 /// The warning of a kind that nothing acts on yet.
 pub(super) fn warning(group: &str, resource: &str) -> Option<&'static str> {
     find(WARNINGS, group, resource)
-}
-
-/// Why writes of a kind are refused.
-pub(super) fn refusal(group: &str, resource: &str) -> Option<&'static str> {
-    find(REFUSALS, group, resource)
 }
 
 /// Versions that upstream calls deprecated in 1.36.

@@ -5,13 +5,13 @@
 use super::tree::Tree;
 use crate::admission::webhooks::{REVIEWS, condition_variables};
 use crate::request::RequestContext;
-use skiff_machinery::cel::{Program, Wanted};
+use skiff_machinery::cel::{CompileError, Program, Wanted};
 use skiff_machinery::names::{is_dns1123_label, is_fully_qualified_name, is_qualified_name, is_valid_port_num};
 use skiff_machinery::selector::validate_label_selector;
 use skiff_machinery::{ErrorList, FieldError, FieldPath, Value};
 
 /// Most match conditions of one webhook.
-const MAX_CONDITIONS: usize = 64;
+pub(super) const MAX_CONDITIONS: usize = 64;
 
 pub(super) fn validate(_: &RequestContext, object: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
@@ -63,7 +63,8 @@ fn webhook(hook: &Value, mutating: bool, path: &FieldPath<'_>, errors: &mut Erro
     }
     review_versions(hook, path, errors);
     client_config(hook.get("clientConfig").unwrap_or(&Value::Null), &path.child("clientConfig"), errors);
-    conditions(hook, path, errors);
+    let compile = |source: &str| Program::compile(source, &condition_variables(), Wanted::Bool).map(|_| ());
+    conditions(hook, path, errors, &compile);
 }
 
 fn review_versions(hook: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
@@ -140,7 +141,7 @@ fn webhook_url(url: &str, path: &FieldPath<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn validate_rule(rule: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
+pub(super) fn validate_rule(rule: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
     let texts = |field: &str| -> Vec<&str> { rule.items(field).iter().filter_map(Value::as_str).collect() };
     for field in ["apiGroups", "apiVersions", "resources", "operations"] {
         let all = texts(field);
@@ -188,7 +189,13 @@ fn validate_rule(rule: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
     }
 }
 
-fn conditions(hook: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
+/// `validateMatchConditions`, of webhooks and policies.
+pub(super) fn conditions(
+    hook: &Value,
+    path: &FieldPath<'_>,
+    errors: &mut ErrorList,
+    compile: &dyn Fn(&str) -> Result<(), CompileError>,
+) {
     let all = hook.items("matchConditions");
     let at = path.child("matchConditions");
     if all.len() > MAX_CONDITIONS {
@@ -209,9 +216,8 @@ fn conditions(hook: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
         }
         if expression.trim().is_empty() {
             errors.push(FieldError::required(&at.child("expression"), ""));
-        } else if let Err(error) = Program::compile(expression, &condition_variables(), Wanted::Bool) {
-            let detail = format!("compilation failed: {error}");
-            errors.push(FieldError::invalid(&at.child("expression"), expression, detail));
+        } else if let Err(error) = compile(expression) {
+            errors.push(FieldError::invalid(&at.child("expression"), expression, error.detail()));
         }
     }
 }

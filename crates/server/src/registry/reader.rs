@@ -6,6 +6,7 @@ use super::respond::Scope;
 use super::{Registry, meta, store_error, wire};
 use crate::admission::{Change, Reader, ReaderFuture};
 use crate::bootstrap::{self, Desired};
+use crate::kinds::Resource;
 use crate::request::RequestContext;
 use crate::request::options::DeleteOptions;
 use skiff_machinery::{ApiError, GroupResource, Value};
@@ -57,6 +58,16 @@ impl Reader for Registry {
 
     fn generation(&self, resource: &GroupResource) -> u64 {
         self.scope_of(resource).map_or(0, |scope| scope.cache.generation())
+    }
+
+    fn kind(&self, group: &str, version: &str, kind: &str) -> Option<(Arc<Resource>, usize)> {
+        let resources = self.resources();
+        let mut of_kind =
+            resources.all().iter().filter(|resource| resource.kind == kind && resource.name.group == group);
+        of_kind.find_map(|resource| {
+            let served = |own: &crate::kinds::Version| own.served && own.group_version.version == version;
+            resource.versions.iter().position(served).map(|place| (Arc::clone(resource), place))
+        })
     }
 
     fn fetch<'a>(

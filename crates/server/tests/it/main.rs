@@ -13,6 +13,7 @@ mod front;
 mod horizon;
 mod kubectl;
 mod openapi;
+mod policies;
 mod pressure;
 mod proxy;
 mod services;

@@ -18,8 +18,8 @@ mod tests;
 pub(crate) use config::{REVIEWS, condition_variables};
 
 use super::attributes::named;
+use super::review::{self, request, returned, shown};
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
-use crate::kinds::SubresourceBehaviour;
 use crate::kinds::tree::Tree;
 use base64::Engine;
 use call::{CallError, Caller};
@@ -31,7 +31,7 @@ use skiff_machinery::cel::{Binding, Output};
 use skiff_machinery::codec::{FieldValidation, json};
 use skiff_machinery::error::quote;
 use skiff_machinery::patch::JsonPatch;
-use skiff_machinery::{ApiError, GroupResource, Map, Reason, Value, object};
+use skiff_machinery::{ApiError, GroupResource, Reason, Value};
 use std::sync::Arc;
 
 /// What all match conditions of one webhook may cost (`RuntimeCELCostBudgetMatchConditions`).
@@ -59,9 +59,36 @@ impl Reinvocation {
         begins
     }
 
-    fn changed(&mut self) {
+    /// What has run before may want to run again.
+    pub(super) fn changed(&mut self) {
         self.again.append(&mut self.asked);
         self.needed = true;
+    }
+
+    /// Before a plug-in's second pass: what runs before it may have changed the object since.
+    pub(super) fn notice(&mut self, object: Option<&Value>) {
+        if self.second_pass && self.last.as_ref() != object {
+            self.changed();
+        }
+    }
+
+    /// Whether one of a plug-in's own is not asked in this pass.
+    pub(super) fn passes_over(&self, id: &str) -> bool {
+        self.second_pass && !self.again.iter().any(|again| again == id)
+    }
+
+    /// One was asked that wants to be asked again when something changes.
+    pub(super) fn wants_more(&mut self, id: String) {
+        if !self.second_pass {
+            self.asked.push(id);
+        }
+    }
+
+    /// After a plug-in's pass.
+    pub(super) fn end(&mut self, object: Option<&Value>) {
+        if self.needed {
+            self.last = object.cloned();
+        }
     }
 }
 
@@ -76,7 +103,6 @@ struct Known {
 struct Source {
     reader: Arc<dyn Reader>,
     resource: GroupResource,
-    namespaces: GroupResource,
     known: Mutex<Known>,
     caller: Caller,
 }
@@ -92,7 +118,6 @@ impl Source {
         Self {
             caller: Caller::new(Arc::clone(&reader), supervisor.clone()),
             resource: named("admissionregistration.k8s.io", resource),
-            namespaces: named("", "namespaces"),
             known: Mutex::default(),
             reader,
         }
@@ -114,30 +139,12 @@ impl Source {
         if hooks.is_empty() || !attributes.operation.is_reviewed() {
             return Ok(Vec::new());
         }
-        let namespace = self.namespace(attributes).await?;
+        let namespace = review::namespace(&*self.reader, attributes).await?;
         let wanted = |hook: &Arc<Hook>| {
             let version = hook.wants(attributes, namespace.as_deref())?;
             Some(Wanting { hook: Arc::clone(hook), version })
         };
         Ok(hooks.iter().filter_map(wanted).collect())
-    }
-
-    /// The namespace that a request is in, or is about.
-    async fn namespace(&self, attributes: &Attributes<'_>) -> Result<Option<Arc<Value>>, ApiError> {
-        if attributes.is_of("", "namespaces") && attributes.subresource.is_empty() {
-            let new = attributes.object.clone().filter(|object| !object.is_null()).map(Arc::new);
-            return Ok(new.or_else(|| attributes.old.clone()));
-        }
-        if attributes.namespace.is_empty() {
-            return Ok(None);
-        }
-        if let Some(found) = self.reader.get(&self.namespaces, "", attributes.namespace) {
-            return Ok(Some(found));
-        }
-        match self.reader.fetch(&self.namespaces, "", attributes.namespace).await? {
-            Some(found) => Ok(Some(found)),
-            None => Err(ApiError::not_found(&self.namespaces, attributes.namespace)),
-        }
     }
 
     /// Asks one webhook; `None` when it is passed over.
@@ -212,81 +219,6 @@ fn conditions_hold(hook: &Hook, request: &Value, attributes: &Attributes<'_>) ->
     Ok(false)
 }
 
-/// Whether the object of a request is the kind itself (or a view of it), rather than one of a subresource's own.
-fn is_own_kind(attributes: &Attributes<'_>) -> bool {
-    let sub = attributes.resource.subresources.iter().find(|sub| sub.name == attributes.subresource);
-    match sub.map(|sub| &sub.behaviour) {
-        None | Some(SubresourceBehaviour::View(_) | SubresourceBehaviour::Scale(_)) => true,
-        Some(SubresourceBehaviour::Action(_) | SubresourceBehaviour::Connect(_)) => false,
-    }
-}
-
-/// An object as a version of its kind shows it.
-fn shown(attributes: &Attributes<'_>, object: &Value, version: usize) -> Value {
-    let mut object = object.clone();
-    if is_own_kind(attributes) && !object.is_null() {
-        let resource = attributes.resource;
-        let version = &resource.versions[version];
-        if let Some(conversion) = &version.conversion {
-            conversion.to_served(&mut object);
-        }
-        object.set("apiVersion", version.group_version.to_string());
-        object.set("kind", resource.kind.as_str());
-    }
-    object
-}
-
-/// `AdmissionRequest`.
-fn request(attributes: &Attributes<'_>, version: usize) -> Value {
-    let resource = attributes.resource;
-    let asked = config::request_version(attributes);
-    let kind = |version: usize| {
-        let (group, version, kind) = config::kind_of(attributes, version);
-        object! { "group": group, "version": version, "kind": kind }
-    };
-    let of = |version: usize| {
-        let gv = &resource.versions[version].group_version;
-        object! { "group": gv.group.as_str(), "version": gv.version.as_str(), "resource": resource.name.resource.as_str() }
-    };
-    let user = &attributes.context.user;
-    let mut user_info = Map::new();
-    user_info.insert("username", user.name.as_str());
-    if !user.uid.is_empty() {
-        user_info.insert("uid", user.uid.as_str());
-    }
-    let list = |items: &[String]| Value::Array(items.iter().map(|item| item.as_str().into()).collect());
-    if !user.groups.is_empty() {
-        user_info.insert("groups", list(&user.groups));
-    }
-    if !user.extra.is_empty() {
-        let extra: Map = user.extra.iter().map(|(key, values)| (key.clone(), list(values))).collect();
-        user_info.insert("extra", extra);
-    }
-    let part = |object: Option<&Value>| object.map_or(Value::Null, |object| shown(attributes, object, version));
-    let mut request = Map::new();
-    request.insert("uid", uuid::Uuid::new_v4().to_string());
-    request.insert("kind", kind(version));
-    request.insert("resource", of(version));
-    request.insert("requestKind", kind(asked));
-    request.insert("requestResource", of(asked));
-    if !attributes.subresource.is_empty() {
-        request.insert("subResource", attributes.subresource);
-        request.insert("requestSubResource", attributes.subresource);
-    }
-    for (field, text) in [("name", attributes.name), ("namespace", attributes.namespace)] {
-        if !text.is_empty() {
-            request.insert(field, text);
-        }
-    }
-    request.insert("operation", attributes.operation.as_str());
-    request.insert("userInfo", user_info);
-    request.insert("object", part(attributes.object.as_ref()));
-    request.insert("oldObject", part(attributes.old.as_deref()));
-    request.insert("dryRun", attributes.context.dry_run);
-    request.insert("options", attributes.options.clone().unwrap_or_default());
-    Value::Object(request)
-}
-
 fn add_warnings(attributes: &Attributes<'_>, response: &Value) {
     for warning in response.items("warnings").iter().filter_map(Value::as_str) {
         attributes.warn(warning.to_owned());
@@ -317,25 +249,11 @@ fn patched(
         return Err(ApiError::internal(why));
     };
     let before = shown(attributes, current, version);
-    let mut after = patch.apply(before.clone()).map_err(|error| wrong(error.to_string()))?;
+    let after = patch.apply(before.clone()).map_err(|error| wrong(error.to_string()))?;
     if after == before {
         return Ok(None);
     }
-    if is_own_kind(attributes) {
-        let resource = attributes.resource;
-        let version = &resource.versions[version];
-        let (kind, api_version) = (after.text("kind"), after.text("apiVersion"));
-        if kind != resource.kind || api_version != version.group_version.to_string() {
-            return Err(wrong(format!("the patch made another kind of the object: {api_version}, Kind={kind}")));
-        }
-        // What was put in has defaults like anything a client sends.
-        resource.strategy.default(&version.group_version, &mut after);
-        if let Some(conversion) = &version.conversion {
-            conversion.to_storage(&mut after);
-        }
-        after.set("apiVersion", resource.storage.to_string());
-    }
-    Ok(Some(after))
+    returned(attributes, version, after).map(Some).map_err(wrong)
 }
 
 /// The plug-in that changes.
@@ -347,14 +265,10 @@ impl MutatingAdmissionWebhook {
     }
 
     async fn review(&self, attributes: &mut Attributes<'_>) -> Result<(), ApiError> {
-        if attributes.reinvocation.second_pass && attributes.reinvocation.last != attributes.object {
-            // What runs before has changed it since.
-            attributes.reinvocation.changed();
-        }
+        attributes.reinvocation.notice(attributes.object.as_ref());
         for wanting in self.0.wanting(attributes).await? {
             let hook = &wanting.hook;
-            let memory = &attributes.reinvocation;
-            if memory.second_pass && !memory.again.contains(&hook.id) {
+            if attributes.reinvocation.passes_over(&hook.id) {
                 continue;
             }
             let Some(response) = self.0.ask(&wanting, attributes).await? else { continue };
@@ -373,13 +287,11 @@ impl MutatingAdmissionWebhook {
                     tracing::warn!(webhook = hook.name, %error, "a webhook's patch could not be applied, failing open");
                 }
             }
-            if hook.reinvoke && !attributes.reinvocation.second_pass {
-                attributes.reinvocation.asked.push(hook.id.clone());
+            if hook.reinvoke {
+                attributes.reinvocation.wants_more(hook.id.clone());
             }
         }
-        if attributes.reinvocation.needed {
-            attributes.reinvocation.last = attributes.object.clone();
-        }
+        attributes.reinvocation.end(attributes.object.as_ref());
         Ok(())
     }
 }

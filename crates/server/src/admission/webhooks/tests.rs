@@ -1,6 +1,7 @@
 use super::super::testing::{Case, cluster};
 use super::*;
 use crate::authz::testing::Fake;
+use skiff_machinery::object;
 
 fn configure(cluster: &Fake, webhook: Value) -> Vec<Arc<Hook>> {
     let resource = named("admissionregistration.k8s.io", "validatingwebhookconfigurations");
