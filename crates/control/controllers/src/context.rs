@@ -57,6 +57,19 @@ impl<T: Projection> Shared<T> {
     pub fn on_change(&mut self, handler: impl Fn(&Delta<'_, T>) + Send + Sync + 'static) {
         self.informer = self.informer.take().map(|informer| informer.on_change(handler));
     }
+    /// Queues every object that changes.
+    pub fn queue_all(&mut self, queue: &WorkQueue<ObjectKey>) {
+        self.queue_by(queue, |queue, delta| queue.add(delta.key.clone()));
+    }
+    /// Adds a handler that puts keys on a queue.
+    pub fn queue_by(
+        &mut self,
+        queue: &WorkQueue<ObjectKey>,
+        handler: impl Fn(&WorkQueue<ObjectKey>, &Delta<'_, T>) + Send + Sync + 'static,
+    ) {
+        let queue = queue.clone();
+        self.on_change(move |delta| handler(&queue, delta));
+    }
     /// Adds an index; the same name again replaces it.
     pub fn index(&mut self, name: &'static str, function: impl Fn(&Item<T>) -> Vec<Arc<str>> + Send + Sync + 'static) {
         self.informer = self.informer.take().map(|informer| informer.index(name, function));
@@ -246,6 +259,42 @@ where
         };
         context.supervisor.spawn_abortable(format!("{name} {number}"), OnFailure::EndComponent, task);
     }
+}
+
+/// A controller's `async fn(&self, ObjectKey)`: a bound on a function cannot say otherwise that its future is `Send`.
+pub trait SyncFn<'c, C: 'c>: Copy + Send + Sync + 'static {
+    /// What it returns.
+    type Future: Future<Output = SyncResult> + Send + 'c;
+    /// Calls it.
+    fn call(self, controller: &'c C, key: ObjectKey) -> Self::Future;
+}
+
+impl<'c, C: 'c, S, F> SyncFn<'c, C> for S
+where
+    S: Fn(&'c C, ObjectKey) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = SyncResult> + Send + 'c,
+{
+    type Future = F;
+
+    fn call(self, controller: &'c C, key: ObjectKey) -> F {
+        self(controller, key)
+    }
+}
+
+/// [`run_workers`] over a method of a controller.
+pub fn run_controller<C: Send + Sync + 'static>(
+    context: &Context,
+    name: &'static str,
+    queue: &WorkQueue<ObjectKey>,
+    workers: usize,
+    controller: &Arc<C>,
+    sync: impl for<'c> SyncFn<'c, C>,
+) {
+    let controller = Arc::clone(controller);
+    run_workers(context, name, queue, workers, move |key| {
+        let controller = Arc::clone(&controller);
+        async move { sync.call(&controller, key).await }
+    });
 }
 
 /// A client under the controller's identity, its queue under upstream's name, and a recorder of events.

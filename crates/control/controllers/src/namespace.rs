@@ -4,7 +4,7 @@
 //! Nothing may be left behind: the finalizer goes only after discovery was complete and every resource was seen empty.
 //! What a namespace waits for stands in its conditions.
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::discovery::{Discovered, Resource};
 use crate::workload::set_condition;
 use skiff_base::clock::SharedClock;
@@ -18,7 +18,6 @@ use std::time::Duration;
 
 const FINALIZER: &str = "kubernetes";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -29,19 +28,13 @@ struct Controller {
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, _) = tools(context, "namespace-controller", "namespace-controller", "namespace");
     let namespaces = informers.namespaces.store();
-    {
-        let queue = queue.clone();
-        informers.namespaces.on_change(move |delta| {
-            if delta.new.is_some_and(|new| new.value.at(&["metadata", "deletionTimestamp"]).is_some()) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
-    let controller = Controller { client, clock: Arc::clone(&context.clock), namespaces };
-    run_workers(context, "namespace", &queue, 10, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
+    informers.namespaces.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some_and(|new| new.value.at(&["metadata", "deletionTimestamp"]).is_some()) {
+            queue.add(delta.key.clone());
+        }
     });
+    let controller = Arc::new(Controller { client, clock: Arc::clone(&context.clock), namespaces });
+    run_controller(context, "namespace", &queue, 10, &controller, Controller::sync);
 }
 
 /// What emptying a namespace met.

@@ -75,14 +75,11 @@ fn decide(range: &Range, taken: &HashSet<String>) -> Option<String> {
 pub fn spawn(context: &Context, informers: &mut Informers, ranges: Vec<Range>) {
     let (client, queue, recorder) = tools(context, "node-controller", "cidrAllocator", "cidrallocator_node");
     let nodes = informers.nodes.store();
-    {
-        let queue = queue.clone();
-        informers.nodes.on_change(move |delta| {
-            if delta.new.is_some_and(|new| new.value.str_at(&["spec", "podCIDR"]).is_empty()) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
+    informers.nodes.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some_and(|new| new.value.str_at(&["spec", "podCIDR"]).is_empty()) {
+            queue.add(delta.key.clone());
+        }
+    });
     let ranges = Arc::<[Range]>::from(ranges);
     run_workers(context, "node-ipam", &queue, 1, move |key| {
         let (client, nodes, recorder) = (client.clone(), Arc::clone(&nodes), recorder.clone());

@@ -1,17 +1,17 @@
 //! ReplicaSet and ReplicationController: keep so many pods of a template (`controller/replicaset/replica_set.go`,
 //! `controller/replication/conversion.go`). They are one controller; [`Kept`] is all that the kinds differ in.
 
-use crate::context::{Context, Informers, Shared, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, Shared, SyncError, SyncResult, run_controller, tools};
 use crate::pod::{PodView, Ranked, from_template, ranked_deletion_order};
 use crate::workload::{
-    Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, selector_of,
+    Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, queue_owners,
     set_condition, without_condition,
 };
 use skiff_base::clock::SharedClock;
 use skiff_client::events::Recorder;
-use skiff_client::informer::{Delta, Item, ObjectKey};
+use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::leader::time;
-use skiff_client::{Client, Store, Tree, WorkQueue, WriteOptions};
+use skiff_client::{Client, Store, Tree, WriteOptions};
 use skiff_machinery::{Map, Value, object};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +44,6 @@ const REPLICATION_CONTROLLER: Kept = Kept {
     counts_terminating: false,
 };
 
-#[derive(Clone)]
 struct Controller {
     kept: &'static Kept,
     client: Client,
@@ -62,38 +61,12 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
 
 fn spawn_kind(context: &Context, kept: &'static Kept, sets: &mut Shared<Tree>, pods: &mut Shared<PodView>) {
     let (client, queue, recorder) = tools(context, kept.account, kept.account, kept.queue);
-    {
-        let queue = queue.clone();
-        sets.on_change(move |delta| queue.add(delta.key.clone()));
-    }
-    {
-        let (queue, sets) = (queue.clone(), sets.store());
-        pods.on_change(move |delta| pod_changed(kept, &queue, &sets, delta));
-    }
+    sets.queue_all(&queue);
+    let store = sets.store();
+    pods.queue_by(&queue, move |queue, delta| queue_owners(kept.kind, queue, &store, delta));
     let clock = Arc::clone(&context.clock);
-    let controller = Controller { kept, client, clock, sets: sets.store(), pods: pods.store(), recorder };
-    run_workers(context, kept.queue, &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
-    });
-}
-
-/// Queues the set that a pod belongs to, before and after; for an orphan, the sets that might adopt it.
-fn pod_changed(kept: &Kept, queue: &WorkQueue<ObjectKey>, sets: &Store<Tree>, delta: &Delta<'_, PodView>) {
-    let mut orphan = false;
-    for item in [delta.old, delta.new].into_iter().flatten() {
-        match &item.value.controller {
-            Some(owner) if owner.kind == kept.kind => queue.add(ObjectKey::new(&item.key.namespace, &owner.name)),
-            Some(_) => (),
-            None => orphan = true,
-        }
-    }
-    let Some(new) = delta.new.filter(|new| orphan && new.value.controller.is_none()) else { return };
-    for set in sets.list_namespace(&new.key.namespace) {
-        if selector_of(kept.kind, &set.value).is_ok_and(|selector| selector.matches(&new.value.labels)) {
-            queue.add(set.key);
-        }
-    }
+    let controller = Arc::new(Controller { kept, client, clock, sets: sets.store(), pods: pods.store(), recorder });
+    run_controller(context, kept.queue, &queue, 5, &controller, Controller::sync);
 }
 
 /// What one sync does about the number of pods.

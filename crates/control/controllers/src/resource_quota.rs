@@ -53,18 +53,14 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, _) =
         tools(context, "resourcequota-controller", "resourcequota-controller", "resourcequota_primary");
     let quotas = informers.resource_quotas.store();
-    {
-        let queue = queue.clone();
-        informers.resource_quotas.on_change(move |delta| {
-            // Admission writes the status with every charge: only another spec is a reason to count.
-            let spec = |item: Option<&skiff_client::informer::Item<Tree>>| {
-                item.and_then(|item| item.value.get("spec").cloned())
-            };
-            if spec(delta.old) != spec(delta.new) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
+    informers.resource_quotas.queue_by(&queue, |queue, delta| {
+        // Admission writes the status with every charge: only another spec is a reason to count.
+        let spec =
+            |item: Option<&skiff_client::informer::Item<Tree>>| item.and_then(|item| item.value.get("spec").cloned());
+        if spec(delta.old) != spec(delta.new) {
+            queue.add(delta.key.clone());
+        }
+    });
     {
         let (queue, quotas) = (queue.clone(), Arc::clone(&quotas));
         informers.pods.on_change(move |delta| {

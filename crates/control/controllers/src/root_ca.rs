@@ -18,18 +18,12 @@ pub fn spawn(context: &Context, informers: &mut Informers, root_ca: Arc<str>) {
         tools(context, "root-ca-cert-publisher", "root-ca-cert-publisher", "root_ca_cert_publisher");
     let maps = informers.root_ca_config_maps.store();
     let namespaces = informers.namespaces.store();
-    {
-        let queue = queue.clone();
-        informers.namespaces.on_change(move |delta| {
-            if delta.new.is_some() {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        informers.root_ca_config_maps.on_change(move |delta| queue.add(ObjectKey::new("", &delta.key.namespace)));
-    }
+    informers.namespaces.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some() {
+            queue.add(delta.key.clone());
+        }
+    });
+    informers.root_ca_config_maps.queue_by(&queue, |queue, delta| queue.add(ObjectKey::new("", &delta.key.namespace)));
     run_workers(context, "root-ca-cert-publisher", &queue, 1, move |key| {
         let (client, maps, namespaces) = (client.clone(), Arc::clone(&maps), Arc::clone(&namespaces));
         let root_ca = Arc::clone(&root_ca);

@@ -15,22 +15,16 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         tools(context, "service-account-controller", "service-account-controller", "serviceaccount");
     let accounts = informers.service_accounts.store();
     let namespaces = informers.namespaces.store();
-    {
-        let queue = queue.clone();
-        informers.namespaces.on_change(move |delta| {
-            if delta.new.is_some() {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        informers.service_accounts.on_change(move |delta| {
-            if delta.new.is_none() && &*delta.key.name == DEFAULT {
-                queue.add(ObjectKey::new("", &delta.key.namespace));
-            }
-        });
-    }
+    informers.namespaces.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some() {
+            queue.add(delta.key.clone());
+        }
+    });
+    informers.service_accounts.queue_by(&queue, |queue, delta| {
+        if delta.new.is_none() && &*delta.key.name == DEFAULT {
+            queue.add(ObjectKey::new("", &delta.key.namespace));
+        }
+    });
     run_workers(context, "serviceaccount", &queue, 1, move |key| {
         let (client, accounts, namespaces) = (client.clone(), Arc::clone(&accounts), Arc::clone(&namespaces));
         async move {

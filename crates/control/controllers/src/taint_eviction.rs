@@ -4,7 +4,7 @@
 //! How long a pod has been tolerating is measured by our monotonic clock from when we first saw it on such a node: a jump
 //! of the wall clock evicts nobody, and a restart grants the time anew.
 
-use crate::context::{BY_NODE, Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{BY_NODE, Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::pod::PodView;
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
@@ -32,20 +32,17 @@ struct Controller {
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "node-controller", "taint-eviction-controller", "noexec_taint_pod");
     let pods = informers.pods.store();
-    {
-        let queue = queue.clone();
-        informers.pods.on_change(move |delta| {
-            let place = |pod: &PodView| (Arc::clone(&pod.node_name), Arc::clone(&pod.tolerations));
-            let same = match (delta.old, delta.new) {
-                (Some(old), Some(new)) => place(&old.value) == place(&new.value),
-                (None, Some(new)) => new.value.node_name.is_empty(),
-                _ => false,
-            };
-            if !same {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
+    informers.pods.queue_by(&queue, |queue, delta| {
+        let place = |pod: &PodView| (Arc::clone(&pod.node_name), Arc::clone(&pod.tolerations));
+        let same = match (delta.old, delta.new) {
+            (Some(old), Some(new)) => place(&old.value) == place(&new.value),
+            (None, Some(new)) => new.value.node_name.is_empty(),
+            _ => false,
+        };
+        if !same {
+            queue.add(delta.key.clone());
+        }
+    });
     {
         let (queue, pods) = (queue.clone(), Arc::clone(&pods));
         informers.nodes.on_change(move |delta| {
@@ -63,10 +60,7 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         recorder,
         tolerating: Mutex::default(),
     });
-    run_workers(context, "taint-eviction", &queue, 8, move |key| {
-        let controller = Arc::clone(&controller);
-        async move { controller.sync(key).await }
-    });
+    run_controller(context, "taint-eviction", &queue, 8, &controller, Controller::sync);
 }
 
 fn no_execute(node: &Value) -> Vec<Taint> {

@@ -14,14 +14,11 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, _) =
         tools(context, "ttl-after-finished-controller", "ttl-after-finished-controller", "ttl_jobs_to_delete");
     let jobs = informers.jobs.store();
-    {
-        let queue = queue.clone();
-        informers.jobs.on_change(move |delta| {
-            if delta.new.is_some_and(|new| expiry(&new.value).is_some()) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
+    informers.jobs.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some_and(|new| expiry(&new.value).is_some()) {
+            queue.add(delta.key.clone());
+        }
+    });
     let clock = Arc::clone(&context.clock);
     run_workers(context, "ttl-after-finished", &queue, 5, move |key| {
         let (client, jobs, clock) = (client.clone(), Arc::clone(&jobs), Arc::clone(&clock));

@@ -32,23 +32,17 @@ fn spawn_claims(context: &Context, informers: &mut Informers) {
     let account = "pvc-protection-controller";
     let (client, queue, _) = tools(context, account, account, "pvcprotection");
     let (claims, pods) = (informers.claims.store(), informers.pods.store());
-    {
-        let queue = queue.clone();
-        informers.claims.on_change(move |delta| {
-            if delta.new.is_some_and(|new| waits_for(new, CLAIM)) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        informers.pods.on_change(move |delta| {
-            // Only a pod that goes sets a claim free.
-            for claim in delta.old.filter(|_| delta.new.is_none()).into_iter().flat_map(|pod| pod.value.claims.iter()) {
-                queue.add(ObjectKey::new(&delta.key.namespace, claim));
-            }
-        });
-    }
+    informers.claims.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some_and(|new| waits_for(new, CLAIM)) {
+            queue.add(delta.key.clone());
+        }
+    });
+    informers.pods.queue_by(&queue, |queue, delta| {
+        // Only a pod that goes sets a claim free.
+        for claim in delta.old.filter(|_| delta.new.is_none()).into_iter().flat_map(|pod| pod.value.claims.iter()) {
+            queue.add(ObjectKey::new(&delta.key.namespace, claim));
+        }
+    });
     run_workers(context, "pvc-protection", &queue, 5, move |key| {
         let (client, claims, pods) = (client.clone(), Arc::clone(&claims), Arc::clone(&pods));
         async move {
@@ -80,14 +74,11 @@ fn spawn_volumes(context: &Context, informers: &mut Informers) {
     let account = "pv-protection-controller";
     let (client, queue, _) = tools(context, account, account, "pvprotection");
     let volumes = informers.volumes.store();
-    {
-        let queue = queue.clone();
-        informers.volumes.on_change(move |delta| {
-            if delta.new.is_some_and(|new| waits_for(new, VOLUME)) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
+    informers.volumes.queue_by(&queue, |queue, delta| {
+        if delta.new.is_some_and(|new| waits_for(new, VOLUME)) {
+            queue.add(delta.key.clone());
+        }
+    });
     run_workers(context, "pv-protection", &queue, 1, move |key| {
         let (client, volumes) = (client.clone(), Arc::clone(&volumes));
         async move {

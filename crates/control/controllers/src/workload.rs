@@ -5,8 +5,8 @@ use crate::ownership::{Claim, adopt_with, decide_claim, release_with};
 use crate::pod::PodView;
 use futures_util::future::join_all;
 use skiff_client::events::{EventType, Recorder, Reference};
-use skiff_client::informer::{Item, ObjectKey};
-use skiff_client::{Api, Client, ClientError, Store, WriteOptions};
+use skiff_client::informer::{Delta, Item, ObjectKey};
+use skiff_client::{Api, Client, ClientError, Store, Tree, WorkQueue, WriteOptions};
 use skiff_machinery::selector::Selector;
 use skiff_machinery::{Reason, Value};
 use std::time::SystemTime;
@@ -83,6 +83,29 @@ pub fn selector_of(kind: &str, tree: &Value) -> Result<Selector, SyncError> {
     }
     let said = said.filter(|_| kind != "ReplicationController");
     Selector::from_label_selector(said).map_err(|error| SyncError::Object(format!("spec.selector: {error}")))
+}
+
+/// Queues the workload that a pod belongs to, before and after; for an orphan, those that might adopt it.
+pub fn queue_owners(
+    kind: &'static str,
+    queue: &WorkQueue<ObjectKey>,
+    workloads: &Store<Tree>,
+    delta: &Delta<'_, PodView>,
+) {
+    let mut orphan = false;
+    for item in [delta.old, delta.new].into_iter().flatten() {
+        match &item.value.controller {
+            Some(owner) if owner.kind == kind => queue.add(ObjectKey::new(&item.key.namespace, &owner.name)),
+            Some(_) => (),
+            None => orphan = true,
+        }
+    }
+    let Some(new) = delta.new.filter(|new| orphan && new.value.controller.is_none()) else { return };
+    for workload in workloads.list_namespace(&new.key.namespace) {
+        if selector_of(kind, &workload.value).is_ok_and(|selector| selector.matches(&new.value.labels)) {
+            queue.add(workload.key);
+        }
+    }
 }
 
 /// Now, in seconds since the epoch.

@@ -6,7 +6,7 @@
 mod plan;
 mod schedule;
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::job::{condition_is_true, is_finished};
 use crate::ownership::{controller_of, controller_reference};
 use crate::workload::is_namespace_terminating;
@@ -24,7 +24,6 @@ const API_VERSION: &str = "batch/v1";
 const KIND: &str = "CronJob";
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -36,31 +35,22 @@ struct Controller {
 /// Builds the controller.
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "cronjob-controller", "cronjob-controller", "cronjob");
-    {
-        let queue = queue.clone();
-        informers.cron_jobs.on_change(move |delta| queue.add(delta.key.clone()));
-    }
-    {
-        let queue = queue.clone();
-        informers.jobs.on_change(move |delta| {
-            for job in [delta.old, delta.new].into_iter().flatten() {
-                if let Some(owner) = controller_of(&job.value).filter(|owner| owner.str_at(&["kind"]) == KIND) {
-                    queue.add(ObjectKey::new(&job.key.namespace, owner.str_at(&["name"])));
-                }
+    informers.cron_jobs.queue_all(&queue);
+    informers.jobs.queue_by(&queue, |queue, delta| {
+        for job in [delta.old, delta.new].into_iter().flatten() {
+            if let Some(owner) = controller_of(&job.value).filter(|owner| owner.str_at(&["kind"]) == KIND) {
+                queue.add(ObjectKey::new(&job.key.namespace, owner.str_at(&["name"])));
             }
-        });
-    }
-    let controller = Controller {
+        }
+    });
+    let controller = Arc::new(Controller {
         client,
         clock: Arc::clone(&context.clock),
         cron_jobs: informers.cron_jobs.store(),
         jobs: informers.jobs.store(),
         recorder,
-    };
-    run_workers(context, "cronjob", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
     });
+    run_controller(context, "cronjob", &queue, 5, &controller, Controller::sync);
 }
 
 /// One sync of one CronJob: the object as it is going to be written, and how to tell about it.

@@ -6,14 +6,16 @@
 mod fit;
 mod update;
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::pod::{Phase, PodView, from_template};
-use crate::workload::{Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at};
+use crate::workload::{
+    Adoption, BURST_REPLICAS, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, int_at, queue_owners,
+};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_client::events::{EventType, Recorder};
-use skiff_client::informer::{Delta, Item, ObjectKey};
-use skiff_client::{Client, Store, Tree, WorkQueue, WriteOptions};
+use skiff_client::informer::{Item, ObjectKey};
+use skiff_client::{Client, Store, Tree, WriteOptions};
 use skiff_machinery::{Map, Value, list, object};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,7 +26,6 @@ const KIND: &str = "DaemonSet";
 const GENERATION: &str = "deprecated.daemonset.template.generation";
 pub(crate) const HASH: &str = "controller-revision-hash";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -40,28 +41,21 @@ struct Controller {
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "daemon-set-controller", "daemonset-controller", "daemonset");
     let sets = informers.daemon_sets.store();
-    {
-        let queue = queue.clone();
-        informers.daemon_sets.on_change(move |delta| queue.add(delta.key.clone()));
-    }
-    {
-        let (queue, sets) = (queue.clone(), Arc::clone(&sets));
-        informers.pods.on_change(move |delta| pod_changed(&queue, &sets, delta));
-    }
-    {
-        let (queue, sets) = (queue.clone(), Arc::clone(&sets));
-        informers.nodes.on_change(move |delta| {
-            if let (Some(old), Some(new)) = (delta.old, delta.new)
-                && fit::same_for_placement(&old.value, &new.value)
-            {
-                return;
-            }
-            for set in sets.list() {
-                queue.add(set.key);
-            }
-        });
-    }
-    let controller = Controller {
+    informers.daemon_sets.queue_all(&queue);
+    let all = Arc::clone(&sets);
+    informers.pods.queue_by(&queue, move |queue, delta| queue_owners(KIND, queue, &all, delta));
+    let all = Arc::clone(&sets);
+    informers.nodes.queue_by(&queue, move |queue, delta| {
+        if let (Some(old), Some(new)) = (delta.old, delta.new)
+            && fit::same_for_placement(&old.value, &new.value)
+        {
+            return;
+        }
+        for set in all.list() {
+            queue.add(set.key);
+        }
+    });
+    let controller = Arc::new(Controller {
         client,
         clock: Arc::clone(&context.clock),
         sets,
@@ -70,28 +64,8 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         revisions: informers.controller_revisions.store(),
         recorder,
         backoff: Arc::default(),
-    };
-    run_workers(context, "daemonset", &queue, 2, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
     });
-}
-
-fn pod_changed(queue: &WorkQueue<ObjectKey>, sets: &Store<Tree>, delta: &Delta<'_, PodView>) {
-    for item in [delta.old, delta.new].into_iter().flatten() {
-        match &item.value.controller {
-            Some(owner) if owner.kind == KIND => queue.add(ObjectKey::new(&item.key.namespace, &owner.name)),
-            Some(_) => (),
-            None => {
-                for set in sets.list_namespace(&item.key.namespace) {
-                    let owner = Owner { tree: &set.value, api_version: API_VERSION, kind: KIND };
-                    if owner.selector().is_ok_and(|selector| selector.matches(&item.value.labels)) {
-                        queue.add(set.key);
-                    }
-                }
-            }
-        }
-    }
+    run_controller(context, "daemonset", &queue, 2, &controller, Controller::sync);
 }
 
 /// The node a pod is on, or will be.

@@ -5,7 +5,7 @@
 
 mod plan;
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::discovery::Discovered;
 use crate::ownership::controller_of;
 use crate::pod::{Owner, PodView};
@@ -22,7 +22,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -40,10 +39,7 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "disruption-controller", "controllermanager", "disruption");
     let stale = context.queue("stale_pod_disruption");
     let budgets = informers.budgets.store();
-    {
-        let queue = queue.clone();
-        informers.budgets.on_change(move |delta| queue.add(delta.key.clone()));
-    }
+    informers.budgets.queue_all(&queue);
     {
         let (queue, stale, budgets) = (queue.clone(), stale.clone(), Arc::clone(&budgets));
         informers.pods.on_change(move |delta| {
@@ -53,7 +49,7 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
             }
         });
     }
-    let controller = Controller {
+    let controller = Arc::new(Controller {
         client,
         clock: Arc::clone(&context.clock),
         budgets,
@@ -63,16 +59,9 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         stateful_sets: informers.stateful_sets.store(),
         recorder,
         discovered: Arc::default(),
-    };
-    let cleaner = controller.clone();
-    run_workers(context, "disruption", &queue, 1, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
     });
-    run_workers(context, "stale-pod-disruption", &stale, 1, move |key| {
-        let controller = cleaner.clone();
-        async move { controller.forget_disruption(key).await }
-    });
+    run_controller(context, "disruption", &queue, 1, &controller, Controller::sync);
+    run_controller(context, "stale-pod-disruption", &stale, 1, &controller, Controller::forget_disruption);
 }
 
 fn selector_of(budget: &Value) -> Option<Selector> {

@@ -1,7 +1,7 @@
 //! Endpoints, for clients that still read them (`controller/endpoint/endpoints_controller.go`).
 
 use super::{Backend, Port, Sources, address, flag, queue_services_of, ready_pods, selector, target_reference};
-use crate::context::{Context, Informers, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncResult, run_controller, tools};
 use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::ObjectKey;
 use skiff_client::{Client, Store, Tree, WriteOptions};
@@ -14,7 +14,6 @@ const MAX_ADDRESSES: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     sources: Sources,
@@ -24,24 +23,15 @@ struct Controller {
 
 pub(super) fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "endpoint-controller", "endpoint-controller", "endpoint");
-    {
-        let queue = queue.clone();
-        informers.services.on_change(move |delta| queue.add(delta.key.clone()));
-    }
+    informers.services.queue_all(&queue);
     {
         let (queue, services) = (queue.clone(), informers.services.store());
         informers.pods.on_change(move |delta| queue_services_of(&queue, &services, delta));
     }
-    {
-        let queue = queue.clone();
-        informers.endpoints.on_change(move |delta| queue.add(delta.key.clone()));
-    }
+    informers.endpoints.queue_all(&queue);
     let endpoints = informers.endpoints.store();
-    let controller = Controller { client, sources: Sources::new(informers), endpoints, recorder };
-    run_workers(context, "endpoint", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
-    });
+    let controller = Arc::new(Controller { client, sources: Sources::new(informers), endpoints, recorder });
+    run_controller(context, "endpoint", &queue, 5, &controller, Controller::sync);
 }
 
 /// The subsets (`RepackSubsets`): addresses with the same ports stand together, sorted.

@@ -5,7 +5,7 @@
 //! left out. A service that gets a selector, or Endpoints that ask not to be mirrored, lose their mirrors.
 
 use super::slices::{MANAGED_BY, Plan, SERVICE_NAME, enact};
-use crate::context::{Context, Informers, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncResult, run_controller, tools};
 use crate::ownership::controller_reference;
 use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::{Item, ObjectKey};
@@ -26,7 +26,6 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const NOT_COPIED: [&str; 2] =
     ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     services: Arc<Store<Tree>>,
@@ -43,46 +42,31 @@ pub(super) fn spawn(context: &Context, informers: &mut Informers) {
         "endpoint-slice-mirroring-controller",
         "endpoint_slice_mirroring",
     );
-    {
-        let queue = queue.clone();
-        informers.services.on_change(move |delta| {
-            let without = |item: Option<&Item<Tree>>| item.map(|item| super::selector(&item.value).is_none());
-            let (old, new) = (without(delta.old), without(delta.new));
-            if old != new && (old == Some(true) || new == Some(true)) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        informers.endpoints.on_change(move |delta| {
-            if [delta.old, delta.new].into_iter().flatten().any(|endpoints| is_mirrored(&endpoints.value)) {
-                queue.add(delta.key.clone());
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        informers.endpoint_slices.on_change(move |delta| {
-            for slice in [delta.old, delta.new].into_iter().flatten().filter(|slice| is_ours(&slice.value)) {
-                queue.add(ObjectKey::new(
-                    &slice.key.namespace,
-                    slice.value.str_at(&["metadata", "labels", SERVICE_NAME]),
-                ));
-            }
-        });
-    }
-    let controller = Controller {
+    informers.services.queue_by(&queue, |queue, delta| {
+        let without = |item: Option<&Item<Tree>>| item.map(|item| super::selector(&item.value).is_none());
+        let (old, new) = (without(delta.old), without(delta.new));
+        if old != new && (old == Some(true) || new == Some(true)) {
+            queue.add(delta.key.clone());
+        }
+    });
+    informers.endpoints.queue_by(&queue, |queue, delta| {
+        if [delta.old, delta.new].into_iter().flatten().any(|endpoints| is_mirrored(&endpoints.value)) {
+            queue.add(delta.key.clone());
+        }
+    });
+    informers.endpoint_slices.queue_by(&queue, |queue, delta| {
+        for slice in [delta.old, delta.new].into_iter().flatten().filter(|slice| is_ours(&slice.value)) {
+            queue.add(ObjectKey::new(&slice.key.namespace, slice.value.str_at(&["metadata", "labels", SERVICE_NAME])));
+        }
+    });
+    let controller = Arc::new(Controller {
         client,
         services: informers.services.store(),
         endpoints: informers.endpoints.store(),
         slices: informers.endpoint_slices.store(),
         recorder,
-    };
-    run_workers(context, "endpoint-slice-mirroring", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
     });
+    run_controller(context, "endpoint-slice-mirroring", &queue, 5, &controller, Controller::sync);
 }
 
 fn is_ours(slice: &Value) -> bool {
@@ -128,11 +112,17 @@ impl Controller {
     }
 }
 
+/// Ports with endpoints, by address.
+type Group = (Vec<Value>, BTreeMap<String, Value>);
+
+/// Ports with addresses, and whether each is ready.
+type Subset<'e> = (Vec<Value>, Vec<(&'e Value, bool)>);
+
 /// What Endpoints say, in the words of slices.
 #[derive(Default)]
 struct Mirror {
     /// By ports (as they are written) and whether the addresses are IPv6: address to endpoint.
-    groups: BTreeMap<(String, bool), (Vec<Value>, BTreeMap<String, Value>)>,
+    groups: BTreeMap<(String, bool), Group>,
     /// Reasons and messages of what was left out.
     told: Vec<(&'static str, String)>,
 }
@@ -140,7 +130,7 @@ struct Mirror {
 impl Mirror {
     /// Reads them (`reconciler.reconcile`, first half). Subsets with the same ports are one.
     fn of(endpoints: &Value) -> Self {
-        let mut subsets: BTreeMap<String, (Vec<Value>, Vec<(&Value, bool)>)> = BTreeMap::new();
+        let mut subsets: BTreeMap<String, Subset<'_>> = BTreeMap::new();
         for subset in endpoints.items_at(&["subsets"]) {
             let mut ports: Vec<Value> = subset.items_at(&["ports"]).iter().map(slice_port).collect();
             let order = |port: &Value| format!("{port:?}");

@@ -7,7 +7,7 @@
 //! none, as upstream's has when its endpoints are too few.
 
 use super::{Backend, Port, Sources, address, queue_services_of, ready_pods, selector, target_reference};
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::ownership::controller_reference;
 use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::{Item, ObjectKey};
@@ -25,7 +25,6 @@ pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     sources: Sources,
@@ -42,32 +41,23 @@ pub(super) fn spawn(context: &Context, informers: &mut Informers) {
         let service = item.value.str_at(&["metadata", "labels", SERVICE_NAME]);
         vec![format!("{}/{service}", item.key.namespace).into()]
     });
-    {
-        let queue = queue.clone();
-        informers.services.on_change(move |delta| queue.add(delta.key.clone()));
-    }
+    informers.services.queue_all(&queue);
     {
         let (queue, services) = (queue.clone(), informers.services.store());
         informers.pods.on_change(move |delta| queue_services_of(&queue, &services, delta));
     }
-    {
-        // Somebody else's hand on our slice is corrected.
-        let queue = queue.clone();
-        informers.endpoint_slices.on_change(move |delta| {
-            for slice in [delta.old, delta.new].into_iter().flatten() {
-                if slice.value.str_at(&["metadata", "labels", MANAGED_BY]) == CONTROLLER {
-                    let service = slice.value.str_at(&["metadata", "labels", SERVICE_NAME]);
-                    queue.add(ObjectKey::new(&slice.key.namespace, service));
-                }
+    // Somebody else's hand on our slice is corrected.
+    informers.endpoint_slices.queue_by(&queue, |queue, delta| {
+        for slice in [delta.old, delta.new].into_iter().flatten() {
+            if slice.value.str_at(&["metadata", "labels", MANAGED_BY]) == CONTROLLER {
+                let service = slice.value.str_at(&["metadata", "labels", SERVICE_NAME]);
+                queue.add(ObjectKey::new(&slice.key.namespace, service));
             }
-        });
-    }
-    let (slices, nodes) = (informers.endpoint_slices.store(), informers.nodes.store());
-    let controller = Controller { client, sources, slices, nodes, recorder };
-    run_workers(context, "endpointslice", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
+        }
     });
+    let (slices, nodes) = (informers.endpoint_slices.store(), informers.nodes.store());
+    let controller = Arc::new(Controller { client, sources, slices, nodes, recorder });
+    run_controller(context, "endpointslice", &queue, 5, &controller, Controller::sync);
 }
 
 /// What is written: changed slices under their names, new ones, and names that go.

@@ -14,16 +14,18 @@ mod indexes;
 mod plan;
 mod policy;
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::pod::{PodView, condition, from_template};
-use crate::workload::{Adoption, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, set_condition};
+use crate::workload::{
+    Adoption, Owner, claim_pods, create_pods, delete_pods, epoch_seconds, queue_owners, set_condition,
+};
 use plan::{End, Facts, Finish};
 use policy::{failures_after, is_tracked};
 use skiff_base::clock::SharedClock;
 use skiff_client::events::{EventType, Recorder};
-use skiff_client::informer::{Delta, Item, ObjectKey};
+use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::leader::time;
-use skiff_client::{Client, Patch, Store, Tree, WorkQueue, WriteOptions};
+use skiff_client::{Client, Patch, Store, Tree, WriteOptions};
 use skiff_machinery::{Map, Value, list, object};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,7 +41,6 @@ pub(crate) const IGNORED_FAILURE_COUNT: &str = "batch.kubernetes.io/job-index-ig
 /// Longest `generateName` of a pod: five characters come behind it (`names.MaxGeneratedNameLength`).
 const LONGEST_PREFIX: usize = 58;
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -52,36 +53,17 @@ struct Controller {
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "job-controller", "job-controller", "job");
     let jobs = informers.jobs.store();
-    {
-        let queue = queue.clone();
-        informers.jobs.on_change(move |delta| queue.add(delta.key.clone()));
-    }
-    {
-        let (queue, jobs) = (queue.clone(), Arc::clone(&jobs));
-        informers.pods.on_change(move |delta| pod_changed(&queue, &jobs, delta));
-    }
-    let controller =
-        Controller { client, clock: Arc::clone(&context.clock), jobs, pods: informers.pods.store(), recorder };
-    run_workers(context, "job", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
+    informers.jobs.queue_all(&queue);
+    let all = Arc::clone(&jobs);
+    informers.pods.queue_by(&queue, move |queue, delta| queue_owners(KIND, queue, &all, delta));
+    let controller = Arc::new(Controller {
+        client,
+        clock: Arc::clone(&context.clock),
+        jobs,
+        pods: informers.pods.store(),
+        recorder,
     });
-}
-
-fn pod_changed(queue: &WorkQueue<ObjectKey>, jobs: &Store<Tree>, delta: &Delta<'_, PodView>) {
-    for item in [delta.old, delta.new].into_iter().flatten() {
-        match &item.value.controller {
-            Some(owner) if owner.kind == KIND => queue.add(ObjectKey::new(&item.key.namespace, &owner.name)),
-            Some(_) => (),
-            None => {
-                for job in jobs.list_namespace(&item.key.namespace) {
-                    if owner_of(&job.value).selector().is_ok_and(|selector| selector.matches(&item.value.labels)) {
-                        queue.add(job.key);
-                    }
-                }
-            }
-        }
-    }
+    run_controller(context, "job", &queue, 5, &controller, Controller::sync);
 }
 
 fn owner_of(job: &Value) -> Owner<'_> {

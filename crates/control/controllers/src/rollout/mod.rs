@@ -12,7 +12,7 @@ mod revision;
 mod scale;
 mod status;
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::ownership::{Claim, adopt, controller_of, decide_claim, release};
 use crate::pod::{PodView, seconds};
 use crate::workload::{Owner, epoch_seconds, int_at, is_namespace_terminating};
@@ -30,7 +30,6 @@ use std::time::Duration;
 const API_VERSION: &str = "apps/v1";
 const KIND: &str = "Deployment";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -74,10 +73,7 @@ impl Set {
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "deployment-controller", "deployment-controller", "deployment");
     let deployments = informers.deployments.store();
-    {
-        let queue = queue.clone();
-        informers.deployments.on_change(move |delta| queue.add(delta.key.clone()));
-    }
+    informers.deployments.queue_all(&queue);
     {
         let (queue, deployments) = (queue.clone(), Arc::clone(&deployments));
         informers.replica_sets.on_change(move |delta| set_changed(&queue, &deployments, delta));
@@ -94,18 +90,15 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
             }
         });
     }
-    let controller = Controller {
+    let controller = Arc::new(Controller {
         client,
         clock: Arc::clone(&context.clock),
         deployments,
         sets: informers.replica_sets.store(),
         pods: informers.pods.store(),
         recorder,
-    };
-    run_workers(context, "deployment", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
     });
+    run_controller(context, "deployment", &queue, 5, &controller, Controller::sync);
 }
 
 fn set_changed(queue: &WorkQueue<ObjectKey>, deployments: &Store<Tree>, delta: &Delta<'_, Tree>) {

@@ -9,7 +9,7 @@
 mod claims;
 mod plan;
 
-use crate::context::{Context, Informers, SyncError, SyncResult, run_workers, tools};
+use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::history::{History, template_of};
 use crate::pod::{PodView, from_template};
 use crate::workload::{Adoption, Owner, claim_pods, epoch_seconds, int_at, is_namespace_terminating, seen};
@@ -29,7 +29,6 @@ const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 const HASH: &str = "controller.kubernetes.io/hash";
 
-#[derive(Clone)]
 struct Controller {
     client: Client,
     clock: SharedClock,
@@ -44,15 +43,12 @@ struct Controller {
 pub fn spawn(context: &Context, informers: &mut Informers) {
     let (client, queue, recorder) = tools(context, "statefulset-controller", "statefulset-controller", "statefulset");
     let sets = informers.stateful_sets.store();
-    {
-        let queue = queue.clone();
-        informers.stateful_sets.on_change(move |delta| queue.add(delta.key.clone()));
-    }
+    informers.stateful_sets.queue_all(&queue);
     {
         let (queue, sets) = (queue.clone(), Arc::clone(&sets));
         informers.pods.on_change(move |delta| pod_changed(&queue, &sets, delta));
     }
-    let controller = Controller {
+    let controller = Arc::new(Controller {
         client,
         clock: Arc::clone(&context.clock),
         sets,
@@ -60,11 +56,8 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         claims: informers.claims.store(),
         revisions: informers.controller_revisions.store(),
         recorder,
-    };
-    run_workers(context, "statefulset", &queue, 5, move |key| {
-        let controller = controller.clone();
-        async move { controller.sync(key).await }
     });
+    run_controller(context, "statefulset", &queue, 5, &controller, Controller::sync);
 }
 
 fn pod_changed(queue: &WorkQueue<ObjectKey>, sets: &Store<Tree>, delta: &Delta<'_, PodView>) {
