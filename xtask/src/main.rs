@@ -1,6 +1,6 @@
 //! Makes the generated, committed files of the workspace from the pinned upstream inputs.
 //!
-//! `cargo xtask test` runs the whole suite, `cargo xtask lint` looks at the form, `cargo xtask tools` makes what only the
+//! `cargo xtask test` runs the whole suite, `cargo xtask lint` looks only at the form, `cargo xtask tools` makes what only the
 //! black-box tests call, `cargo xtask conformance` runs upstream's own tests. `cargo xtask schema` writes
 //! `crates/machinery/src/schema/table.bin`, `cargo xtask reference` the tables of gates and flags in `crates/base`,
 //! `cargo xtask etcd` the messages of `crates/store/etcd`.

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: what the README and CI call. Installs what the tests need where that is possible, then runs all.
+//! `cargo xtask test`: what the README and CI call. Installs what the tests need where that is possible, runs all, then looks at
+//! the form.
 
 use crate::tools;
 use anyhow::{Context, bail};
@@ -6,10 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 /// Debian packages by what the tests look for. Tests that miss one say "skipped: why".
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 8] = [
     ("/bin/busybox", "busybox-static"),
     ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/containerd", "containerd"),
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/share/doc/python3-venv", "python3-venv"),
@@ -36,14 +39,32 @@ pub(crate) fn run(root: &Path, extra: &[String]) -> anyhow::Result<()> {
     if std::env::var_os("SKIFF_BINARY").is_none() {
         tests.env("SKIFF_BINARY", executable);
     }
-    if !compiled.success() || !tests.status().context("starting cargo test")?.success() {
+    let passed = compiled.success() && tests.status().context("starting cargo test")?.success();
+    // Last, because it says nothing about what the product does; and also when that is wrong.
+    let form = lint(root);
+    if !passed {
         bail!("the suite failed");
     }
-    Ok(())
+    form
 }
 
-/// Formatting, and clippy without a warning.
+/// Formatting, and clippy without a warning. Clippy of another release has other lints, so it is asked only where the
+/// toolchain is the workspace's `rust-version`; where it is not, or is not installed, that is said.
 pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
+    let wanted = concat!("0.", env!("CARGO_PKG_RUST_VERSION"));
+    let version = Command::new(env!("CARGO")).args(["clippy", "--version"]).output();
+    let version = version.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    match version.as_deref().map(String::from_utf8_lossy) {
+        Some(version) if version.contains(wanted) => {}
+        Some(version) => {
+            eprintln!("skipped: lint: this is {}, and the lints are those of {wanted}", version.trim());
+            return Ok(());
+        }
+        None => {
+            eprintln!("skipped: lint: no clippy (rustup component add clippy rustfmt)");
+            return Ok(());
+        }
+    }
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     for arguments in [&["fmt", "--all", "--check"][..], &clippy] {
         let status = Command::new(env!("CARGO")).current_dir(root).args(arguments).status();
