@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use std::fmt;
 use std::sync::{Arc, RwLock};
 
@@ -39,6 +39,26 @@ pub enum TlsError {
     /// A name that no certificate can be checked against.
     #[error("{0:?} is not a server name")]
     ServerName(String),
+}
+
+/// What is wrong with the other end's certificate, if that is why there is no connection.
+pub fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error gives the cause of what it wraps, and not what it wraps, as its source.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(why)) = found {
+            return Some(match why {
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                    "its certificate is of another authority".to_owned()
+                }
+                other => format!("its certificate is not valid: {other}"),
+            });
+        }
+        next = error.source();
+    }
+    None
 }
 
 fn provider() -> Arc<CryptoProvider> {

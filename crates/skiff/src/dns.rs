@@ -1,5 +1,6 @@
 //! `skiff dns`: the cluster's DNS server, as the container of an ordinary Deployment runs it.
 
+use crate::reach::reach;
 use anyhow::Context;
 use clap::Args;
 use parking_lot::RwLock;
@@ -53,7 +54,12 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         Some(path) => Kubeconfig::load(path),
         None => Kubeconfig::in_cluster(),
     };
-    let transport = kubeconfig?.transport(&supervisor)?;
+    let kubeconfig = kubeconfig?;
+    let credentials = match &flags.kubeconfig {
+        Some(path) => path.display().to_string(),
+        None => "this pod's service account".to_owned(),
+    };
+    let transport = kubeconfig.transport(&supervisor)?;
     let client = Client::new(transport, concat!("skiff-dns/v", env!("CARGO_PKG_VERSION")));
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let found = skiff_kubelet::kubelet::host_dns(&text).servers;
@@ -73,9 +79,12 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     };
     let zone = Arc::new(RwLock::new(Zone::default()));
     let server = DnsServer::bind(&config, Arc::clone(&zone), Arc::clone(&clock)).await.context("cannot listen")?;
-    skiff_dns::spawn_feed(&client, &zone, server.resolver(), &supervisor, clock);
+    skiff_dns::spawn_feed(&client, &zone, server.resolver(), &supervisor, Arc::clone(&clock));
     server.spawn(&supervisor);
+    let (reached, address) = (reach(&client, kubeconfig.server(), &credentials, &clock), kubeconfig.server());
+    tracing::info!(listen = %flags.listen, api = address, "serving");
     tokio::select! {
+        Err(error) = reached => return Err(error.into()),
         () = supervisor.token().cancelled() => anyhow::bail!("a part of the DNS server ended early"),
         () = crate::server::signalled() => (),
     }

@@ -47,7 +47,11 @@ enum Command {
 #[expect(clippy::print_stdout, reason = "what the user asked for")]
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     let root = flags.data_dir.join("images");
-    let images = Images::open(&root, Limits::default()).with_context(|| format!("opening {}", root.display()))?;
+    let images =
+        Images::open(&root, Limits::default()).with_context(|| match rustix::process::geteuid().is_root() {
+            true => format!("opening {}", root.display()),
+            false => format!("opening {}: a node's images are root's, try sudo skiff image", root.display()),
+        })?;
     match flags.command {
         Command::Import { archive, name } => {
             for image in archive::import(&images, &archive, name.as_deref())? {

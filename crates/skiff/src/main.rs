@@ -2,6 +2,7 @@
 
 mod addons;
 mod agent;
+mod claim;
 mod cleanup;
 mod components;
 mod config;
@@ -18,6 +19,7 @@ mod node_runtime;
 mod ports;
 mod preflight;
 mod progress;
+mod reach;
 mod renewal;
 mod server;
 mod signals;
@@ -142,7 +144,8 @@ fn main() -> ExitCode {
             skiff_cli::version::run(&flags, build, &mut std::io::stdout()).map_err(Into::into)
         }
         Command::Completion(flags) => {
-            skiff_cli::completion::run(&flags, &mut Cli::command(), &mut std::io::stdout()).map_err(Into::into)
+            let mut command = components::alone::with_flags(Cli::command());
+            skiff_cli::completion::run(&flags, &mut command, &mut std::io::stdout()).map_err(Into::into)
         }
     };
     match outcome {
@@ -161,8 +164,13 @@ fn telemetry(directives: &str) {
 #[expect(clippy::print_stderr, reason = "the last words of a process")]
 fn last_words(error: &anyhow::Error) -> ExitCode {
     eprintln!("skiff: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because {cause}");
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Some errors end with what they stand on.
+        if !said.ends_with(&cause) {
+            eprintln!("  because {cause}");
+            said = cause;
+        }
     }
     ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
 }

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 /// Name of the network; its rules and links carry it.
 pub(crate) const NAME: &str = "skiff";
 /// The link inside of a pod.
-const IFNAME: &str = "eth0";
+pub(crate) const IFNAME: &str = "eth0";
 
 enum State {
     Waiting {

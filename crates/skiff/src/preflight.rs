@@ -8,6 +8,8 @@ use skiff_linux::mount;
 use skiff_linux::netlink::netns::NetNs;
 use skiff_linux::netlink::route::{RouteSocket, VethEnd};
 use skiff_linux::nft::{Batch, Family, Hook, HookPoint, Nft, Table};
+use skiff_runtime::leftovers;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -29,6 +31,13 @@ pub(crate) enum NotANode {
     /// The kernel lacks something.
     #[error("this machine cannot run pods:\n  {}\nA control plane alone runs with --disable-agent.", .0.join("\n  "))]
     Kernel(Vec<String>),
+    /// A node on another data directory has ended, and its pods run on.
+    #[error(
+        "pods of another data directory run on this machine, which is one node: end them with {}, or go on with that \
+         directory (--data-dir)",
+        .0.iter().map(|dir| format!("`skiff cleanup --data-dir {}`", dir.display())).collect::<Vec<_>>().join(", ")
+    )]
+    Others(BTreeSet<PathBuf>),
 }
 
 /// Without these no container is made.
@@ -81,6 +90,30 @@ pub(crate) fn kernel(kernel: &dyn Kernel) -> Result<(), NotANode> {
     });
     let missing: Vec<String> = missing.collect();
     if missing.is_empty() { Ok(()) } else { Err(NotANode::Kernel(missing)) }
+}
+
+/// Tries the machine, and looks whether it is free to be a node of this data directory.
+pub(crate) fn machine(machine: &ThisMachine) -> Result<(), NotANode> {
+    kernel(machine)?;
+    let others = others(&machine.data_dir);
+    if others.is_empty() { Ok(()) } else { Err(NotANode::Others(others)) }
+}
+
+/// Data directories of pods that run in this network and are not of this one: the pod network would take theirs for what
+/// a dead pod left.
+fn others(data_dir: &Path) -> BTreeSet<PathBuf> {
+    // What cannot be read is not a reason to refuse.
+    let own = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+    let links = RouteSocket::open().and_then(|mut host| host.links()).unwrap_or_default();
+    let sandboxes = leftovers::sandboxes().unwrap_or_default();
+    let here = |dir: &PathBuf| {
+        let id = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let link = skiff_cni::pod::host_ifname(id, crate::node_network::IFNAME);
+        links.iter().any(|one| one.name == link)
+    };
+    // DATA-DIR/runtime/sandboxes/ID
+    let of = |dir: PathBuf| dir.ancestors().nth(3).map(Path::to_owned);
+    sandboxes.into_iter().filter(here).filter_map(of).filter(|dir| *dir != own).collect()
 }
 
 /// The kernel of this machine. What is tried is undone, or ends with a namespace of its own.

@@ -3,6 +3,7 @@
 //! The order of building matters. The store comes first, because its lock proves that no other server writes below the
 //! data directory; then keys; then the API server, which binds its port before it reads anything; then what talks to it.
 
+use crate::claim;
 use crate::components::alone::give_back;
 use crate::components::serving::Telling;
 use crate::components::{Election, controller_manager, proxy, scheduler};
@@ -49,12 +50,19 @@ fn runtime(name: &'static str, threads: usize) -> std::io::Result<tokio::runtime
 pub(crate) fn run(flags: Flags) -> anyhow::Result<()> {
     let config = Config::new(flags)?;
     crate::telemetry(&config.log);
-    if config.node.is_some() {
+    let mut only = Vec::new();
+    if let Some(node) = &config.node {
         preflight::rights()?;
+        only.push(claim::claim(claim::NODE, ", or leave it out here with --disable-agent")?);
+        if node.proxy.is_some() {
+            only.push(claim::claim(claim::PROXY, ", or leave it out here with --disable kube-proxy")?);
+        }
     }
     let runtimes = Runtimes { api: runtime("api", 2)?, control: runtime("control", 2)?, node: runtime("node", 2)? };
     let owners = Owners::new(&runtimes);
-    runtimes.api.block_on(serve(config, owners))
+    let outcome = runtimes.api.block_on(serve(config, owners));
+    drop(only);
+    outcome
 }
 
 /// Who owns the tasks of each floor. The API's ends last, because the others give back their leases through it.
@@ -127,7 +135,7 @@ fn probe(config: &Config) -> Option<tokio::task::JoinHandle<Result<(), preflight
         return None;
     }
     let machine = ThisMachine::new(&config.data_dir);
-    Some(tokio::task::spawn_blocking(move || preflight::kernel(&machine)))
+    Some(tokio::task::spawn_blocking(move || preflight::machine(&machine)))
 }
 
 /// The node first, then control, then the API that both talk to.

@@ -111,6 +111,11 @@ fn shim_directory(process: &Process) -> Option<PathBuf> {
     (name == "skiff-shim" && sealed).then(|| dir.into())
 }
 
+/// The directories of the sandboxes whose shims run on this machine, of all runtimes.
+pub fn sandboxes() -> io::Result<BTreeSet<PathBuf>> {
+    Ok(procfs::processes()?.iter().filter_map(shim_directory).collect())
+}
+
 /// The upper directory of a process's root file system.
 fn upper_directory(process: &Process) -> Option<PathBuf> {
     let mounts = process.mounts().ok()?;

@@ -1,8 +1,10 @@
 //! What there is of skiff on this machine. Looking changes nothing.
 
 use super::Where;
+use super::addresses::Addresses;
 use anyhow::Context;
 use skiff_cni::PodNetworkConfig;
+use skiff_cni::ipam::Ipam;
 use skiff_linux::cgroup::Hierarchy;
 use skiff_linux::mount;
 use skiff_linux::netlink::route::RouteSocket;
@@ -11,6 +13,7 @@ use skiff_linux::procfs;
 use skiff_runtime::leftovers::{Leftovers, RecordedPod, recorded_pods};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +39,12 @@ pub(super) struct Found {
     pub(super) links: Vec<String>,
     /// nftables tables of pod network and proxy.
     pub(super) tables: Vec<(Family, String)>,
-    /// Addresses that are given out.
-    pub(super) addresses: usize,
+    /// Addresses that pods have.
+    pub(super) given: usize,
+    /// Addresses of pods and services, by which their connections are known.
+    pub(super) addresses: Addresses,
+    /// Connections that the kernel tracks for them.
+    pub(super) flows: usize,
     /// Directories of pods' cgroups.
     pub(super) cgroups: usize,
     /// Directories of pods' logs, and links into them.
@@ -168,20 +175,19 @@ impl Found {
                 tables.push((family, name.to_owned()));
             }
         }
-        let records = place.data_dir.join("network").join(&config.name);
-        let is_address = |name: &str| name.parse::<std::net::IpAddr>().is_ok();
-        let addresses = entries(&records).filter(|entry| entry.file_name().to_str().is_some_and(is_address));
+        let network = place.data_dir.join("network");
+        let records = network.join(&config.name);
+        let of_pods = entries(&records).filter_map(|entry| entry.file_name().to_str()?.parse::<IpAddr>().ok());
+        let mut addresses = Addresses::default();
+        addresses.add_ranges(Ipam::recorded_ranges(&network, &config.name));
+        addresses.add(of_pods);
+        let given = addresses.count();
+        addresses.add_of_proxy(&mut nft, &tables).context("reading the addresses of services")?;
         let state = STATE.iter().map(|part| place.data_dir.join(part)).filter(|path| path.is_dir()).collect();
-        let mut found = Self {
-            pods: recorded_pods(&runtime),
-            leftovers,
-            mounts,
-            links,
-            tables,
-            addresses: addresses.count(),
-            state,
-            ..Self::default()
-        };
+        let mut found =
+            Self { pods: recorded_pods(&runtime), leftovers, mounts, links, tables, given, state, ..Self::default() };
+        found.addresses = addresses;
+        found.flows = found.addresses.flows().context("listing tracked connections")?.len();
         found.logs = logs(place, &found);
         let hierarchy = Hierarchy::detect().context("finding cgroups")?;
         for path in cgroups(place, &found, &hierarchy)? {
@@ -228,7 +234,8 @@ impl fmt::Display for Found {
         let tables: Vec<String> =
             self.tables.iter().map(|(family, name)| format!("{} {name}", family.word())).collect();
         row(f, tables.len(), "nftables tables", &tables)?;
-        row(f, self.addresses, "addresses of pods", &[])?;
+        row(f, self.given, "addresses of pods", &[])?;
+        row(f, self.flows, "tracked connections", &[])?;
         row(f, self.cgroups, "cgroup directories", &[])?;
         row(f, self.logs.len(), "directories and links of pod logs", &[])?;
         row(f, self.state.len(), "directories of state", &shown(&self.state))

@@ -1,14 +1,16 @@
 //! `skiff cleanup`: takes back everything that skiff has made on this machine for pods.
 //!
 //! It looks ([`found`]), shows, asks, and then goes in this order: pods in the order in which the runtime ends them, then
-//! what runs without a record, mounts (and with them network namespaces), links, rules, cgroups, logs, state. A step that
+//! what runs without a record, mounts (and with them network namespaces), links, rules, tracked connections, cgroups, logs,
+//! state. A step that
 //! fails is told and the others are made; what is there afterwards is looked for again, so an exit of 0 means that nothing
 //! is. It works from what processes, mounts, links, tables and cgroups *are*, so also when the data directory has been
 //! removed already. Store, images and keys stay unless `--data` is given.
 //!
-//! Not here yet: volumes of a kubelet whose `--root-dir` is not in the data directory; connection tracking entries of services, kernel switches (`ip_forward`) are left as they are; the
-//! administrator's kubeconfig outside of the data directory stays.
+//! Not here yet: volumes of a kubelet whose `--root-dir` is not in the data directory. Kernel switches (`ip_forward`) are left
+//! as they are, and the administrator's kubeconfig outside of the data directory stays.
 
+mod addresses;
 mod found;
 
 use anyhow::{Context, bail};
@@ -22,6 +24,7 @@ use skiff_cri::v1::{
 };
 use skiff_cri::{GrpcRuntime, RuntimeService};
 use skiff_linux::cgroup::Hierarchy;
+use skiff_linux::conntrack::Conntrack;
 use skiff_linux::mount;
 use skiff_linux::netlink::route::RouteSocket;
 use skiff_linux::nft::{Batch, Nft, Table};
@@ -113,7 +116,7 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
     println!("This ends and removes what skiff has on this machine (data directory {directory}):");
     print!("{found}{foreign}");
     match data {
-        true => println!("and all of {directory}, with store, images and keys"),
+        true => println!("   all of {directory}, with store, images and keys"),
         false => println!("Store, images and keys in {directory} stay (--data removes them too)."),
     }
     if flags.dry_run || !(flags.yes || agreed()?) {
@@ -272,6 +275,7 @@ fn take_back(place: &Where, before: Found) -> Vec<String> {
         Err(error) => return vec![format!("{error:#}")],
     };
     found.pods = before.pods;
+    found.addresses.extend(before.addresses);
     found.logs.extend(before.logs);
     found.leftovers.cgroups.extend(before.leftovers.cgroups);
     match Hierarchy::detect() {
@@ -325,6 +329,12 @@ fn remove_network(found: &Found) -> Vec<String> {
         });
         failures.extend(removed.err().map(|error| format!("nftables table {} {name}: {error}", family.word())));
     }
+    // Last: without links and rules nobody makes new ones.
+    let forgotten = found.addresses.flows().and_then(|flows| {
+        let mut conntrack = Conntrack::open()?;
+        flows.iter().try_for_each(|flow| conntrack.delete(flow).map(drop))
+    });
+    failures.extend(forgotten.err().map(|error| format!("tracked connections: {error}")));
     failures
 }
 

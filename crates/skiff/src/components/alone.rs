@@ -8,9 +8,11 @@ use super::{
     Election, Place, Said, Spec, accounts::Accounts, controller_manager, kubelet, log_directives, proxy, scheduler,
 };
 use crate::agent;
+use crate::claim;
 use crate::config::{default_address, host_name};
 use crate::preflight::{self, ThisMachine};
-use crate::progress::{human, waited};
+use crate::progress::human;
+use crate::reach::reach;
 use crate::signals::Signals;
 use crate::usage::UsageError;
 use anyhow::Context;
@@ -118,9 +120,25 @@ pub(crate) fn run(name: &'static str, arguments: Vec<String>) -> anyhow::Result<
     if matches!(options, Options::Kubelet(_) | Options::Proxy(_)) {
         preflight::rights()?;
     }
+    let only = match &options {
+        Options::Kubelet(_) => Some(claim::claim(claim::NODE, "")?),
+        Options::Proxy(_) => Some(claim::claim(claim::PROXY, "")?),
+        _ => None,
+    };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name(name).build()?;
-    runtime.block_on(serve(name, options, path))
+    let outcome = runtime.block_on(serve(name, options, path));
+    drop(only);
+    outcome
+}
+
+/// The command line for whoever completes it: with the flags that the components read by themselves.
+pub(crate) fn with_flags(command: clap::Command) -> clap::Command {
+    NAMES.into_iter().filter_map(spec).fold(command, |command, spec| {
+        let flag =
+            |entry: &super::Entry| clap::Arg::new(entry.served.name).long(entry.served.name).help(entry.served.help);
+        command.mut_subcommand(spec.component.name(), |component| component.args(spec.entries().map(flag)))
+    })
 }
 
 /// A component on its way: what all of them have.
@@ -147,8 +165,9 @@ async fn serve(name: &'static str, options: Options, path: PathBuf) -> anyhow::R
     let run = owner.child(name);
     let alone = Alone { name, kubeconfig, client, clock, owner, run, telling };
     let begun = alone.clock.now();
+    let credentials = path.display().to_string();
     tokio::select! {
-        () = alone.reach() => (),
+        reached = reach(&alone.client, alone.kubeconfig.server(), &credentials, &alone.clock) => reached?,
         () = signals.next() => return Ok(()),
     }
     let elector = match options {
@@ -197,34 +216,6 @@ pub(crate) async fn give_back(elector: &LeaderElector) {
 }
 
 impl Alone {
-    /// Waits for the API server, and says why while that takes.
-    async fn reach(&self) {
-        let what = format!("the API server at {}", self.kubeconfig.server());
-        let mut told = false;
-        let reached = async {
-            loop {
-                match self.client.get_text("/version").await {
-                    Ok(_) => return,
-                    // It is there, and what it lets this user do will be seen.
-                    Err(error) if error.api().is_some() => {
-                        tracing::warn!(%error, "the API server refuses to tell its version");
-                        return;
-                    }
-                    Err(error) if !told => {
-                        told = true;
-                        tracing::warn!(
-                            error = format!("{:#}", anyhow::Error::from(error)),
-                            "{what} does not answer yet"
-                        );
-                    }
-                    Err(error) => tracing::debug!(%error, "the API server does not answer yet"),
-                }
-                self.clock.sleep(Duration::from_millis(500)).await;
-            }
-        };
-        waited(&self.clock, &what, reached).await;
-    }
-
     fn elector(&self, election: Option<&Election>) -> Option<Arc<LeaderElector>> {
         let election = election?;
         let leases = self.client.namespaced("coordination.k8s.io", "v1", "leases", &election.namespace);
@@ -295,7 +286,7 @@ impl Alone {
     async fn kubelet(&self, options: kubelet::Options) -> anyhow::Result<()> {
         if options.runtime_endpoint.is_none() {
             let machine = ThisMachine::new(&options.data_dir);
-            tokio::task::spawn_blocking(move || preflight::kernel(&machine)).await??;
+            tokio::task::spawn_blocking(move || preflight::machine(&machine)).await??;
         }
         let addresses = if options.node_ips.is_empty() { vec![default_address()] } else { options.node_ips.clone() };
         let address = addresses.first().copied().unwrap_or_else(default_address);

@@ -40,8 +40,7 @@ pub(crate) fn arguments(path: &Path, command: &Command, matches: &ArgMatches) ->
     let name = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| UsageError::one(format!("--config: cannot read {name}: {error}")))?;
-    let entries = parse(&text).map_err(|errors| located(path, errors))?;
-    let mut errors = Vec::new();
+    let (entries, mut errors) = parse(&text);
     let mut arguments = Vec::new();
     for entry in &entries {
         match translate(entry, command) {
@@ -55,12 +54,14 @@ pub(crate) fn arguments(path: &Path, command: &Command, matches: &ArgMatches) ->
     if errors.is_empty() { Ok(arguments) } else { Err(located(path, errors)) }
 }
 
-fn located(path: &Path, errors: Vec<(usize, String)>) -> UsageError {
+fn located(path: &Path, mut errors: Vec<(usize, String)>) -> UsageError {
+    errors.sort_by_key(|(line, _)| *line);
     UsageError(errors.into_iter().map(|(line, why)| format!("{}:{line}: {why}", path.display())).collect())
 }
 
-/// Reads the mapping. Aliases and mappings inside are refused: no flag has such a value.
-fn parse(text: &str) -> Result<Vec<Entry>, Vec<(usize, String)>> {
+/// Reads the mapping: what it says, and what is wrong with it, each with its line. Aliases and mappings inside are refused:
+/// no flag has such a value.
+fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut errors = Vec::new();
     let mut lines: BTreeMap<String, usize> = BTreeMap::new();
@@ -122,7 +123,7 @@ fn parse(text: &str) -> Result<Vec<Entry>, Vec<(usize, String)>> {
             _ => (),
         }
     }
-    if errors.is_empty() { Ok(entries) } else { Err(errors) }
+    (entries, errors)
 }
 
 /// The flag that an entry means, and the arguments it stands for, each checked by the flag's own parser.
@@ -229,7 +230,9 @@ mod tests {
     #[test]
     fn what_is_no_mapping_of_flags_is_refused() {
         let refused = |text: &str| read(text, &[]).unwrap_err().join("; ");
-        assert_eq!(refused("a: 1\nb: 2\na: 3\n"), "3: a is said twice, first in line 1");
+        let twice = read("data-dir: a\nsecure-prt: 2\ndata-dir: b\n", &[]).unwrap_err();
+        let unknown = "2: unknown key \"secure-prt\" (did you mean secure-port?)";
+        assert_eq!(twice, [unknown, "3: data-dir is said twice, first in line 1"], "in the order of the file");
         assert_eq!(refused("- a\n"), "1: expected keys, as `secure-port: 6443`");
         assert_eq!(refused("just text\n"), "1: expected keys, as `secure-port: 6443`");
         assert_eq!(refused("data-dir: {a: b}\n"), "1: data-dir: a flag has one value or a list of values");

@@ -1,6 +1,6 @@
 //! Components alone against a server that leaves them out.
 
-use crate::running::{Running, client, eventually, free_port, skiff, unchecked};
+use crate::running::{Running, client, eventually, free_port, last_words, skiff, unchecked};
 use skiff_base::task::Supervisor;
 use skiff_client::{Client, ListOptions, WriteOptions};
 use skiff_machinery::Value;
@@ -171,5 +171,44 @@ async fn a_server_takes_its_components_flags_and_two_servers_live_side_by_side()
     assert_eq!(nobody.get_text("/healthz").await.unwrap(), "ok");
     let other = client(&second.path().join("admin.conf"), &owner);
     eventually("the other's lease", &[&two], async || holder(&other, "kube-scheduler").await).await;
+    assert!(one.terminate().success() && two.terminate().success());
+}
+
+/// A kubeconfig with the words of one cluster and, for some of its keys, those of another.
+fn mixed(of: &Path, with: &Path, keys: &[&str], to: &Path) {
+    let other = std::fs::read_to_string(with).unwrap();
+    let said = |key: &str| other.lines().find(|line| line.trim_start().starts_with(key)).unwrap().to_owned();
+    let text = std::fs::read_to_string(of).unwrap();
+    let lines = text.lines().map(|line| match keys.iter().find(|key| line.trim_start().starts_with(**key)) {
+        Some(key) => said(key),
+        None => line.to_owned(),
+    });
+    std::fs::write(to, lines.collect::<Vec<_>>().join("\n")).unwrap();
+}
+
+#[test]
+fn credentials_of_another_cluster_end_a_component_with_what_to_do() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, _) = Running::server(&mut server(first.path()), &first.path().join("log"));
+    let (two, _) = Running::server(&mut server(second.path()), &second.path().join("log"));
+    let conf = |dir: &Path| dir.join("admin.conf");
+    let (stranger, unknown) = (first.path().join("stranger.conf"), first.path().join("unknown.conf"));
+    mixed(&conf(first.path()), &conf(second.path()), &["server:"], &stranger);
+    let user = ["client-certificate-data:", "client-key-data:"];
+    mixed(&conf(first.path()), &conf(second.path()), &user, &unknown);
+    let why = [
+        (stranger, "its certificate is of another authority; use the kubeconfig of that cluster"),
+        (unknown, "does not accept the user of"),
+    ];
+    let listen = format!("--listen=127.0.0.1:{}", free_port());
+    for component in
+        [&["kube-scheduler", "--secure-port=0"], &["kube-controller-manager", "--secure-port=0"], &["dns", &listen]]
+    {
+        for (file, words) in &why {
+            let (code, said) = last_words(skiff().args(component).arg(format!("--kubeconfig={}", file.display())));
+            assert!(said.contains(words) && said.contains(&file.display().to_string()), "{component:?}: {said}");
+            assert_eq!(code, 1, "{said}");
+        }
+    }
     assert!(one.terminate().success() && two.terminate().success());
 }

@@ -6,6 +6,7 @@ use skiff_cni::{PodNetwork as CniNetwork, PodNetworkConfig, PortMapping, SetupRe
 use skiff_cri::RuntimeService;
 use skiff_cri::v1::*;
 use skiff_linux::cgroup::Hierarchy;
+use skiff_linux::conntrack::Conntrack;
 use skiff_linux::netlink::netns::NetNs;
 use skiff_linux::netlink::route::RouteSocket;
 use skiff_linux::nft::{Batch, Family, Nft, Table};
@@ -88,7 +89,10 @@ impl World {
             let in_cgroup =
                 process.cgroups().is_ok_and(|paths| paths.iter().any(|path| path.starts_with(&self.cgroup)));
             let is_shim = process.arguments().first().is_some_and(|name| name == "skiff-shim");
-            in_cgroup || is_shim && process.arguments().iter().any(|word| word.to_str().unwrap().starts_with(base))
+            let is_ours =
+                in_cgroup || is_shim && process.arguments().iter().any(|word| word.to_str().unwrap().starts_with(base));
+            // Not what only waits for the machine's init to look at it.
+            is_ours && process.is_running()
         };
         let hierarchy = Hierarchy::detect().unwrap();
         let cgroups = hierarchy.at(Path::new(&self.cgroup)).unwrap().directories();
@@ -200,7 +204,7 @@ impl World {
     async fn pods(&self) {
         let tasks = Supervisor::new("test");
         let runtime = self.runtime(&tasks).await;
-        let polite = "trap 'echo bye > /out/bye; exit 0' TERM; touch /out/up; while :; do sleep 0.1; done";
+        let polite = "trap 'echo bye > /out/bye; exit 0' TERM; touch /out/up; sleep 1000 & wait";
         self.pod(&runtime, "first", NamespaceMode::Container, polite).await;
         self.pod(&runtime, "second", NamespaceMode::Pod, "sleep 1000 & exec sleep 1000").await;
         self.pod(&runtime, "ended", NamespaceMode::Container, "exit 3").await;
@@ -232,7 +236,18 @@ impl World {
     }
 }
 
+/// Where tracked UDP flows to port 9 go.
+fn tracked() -> Vec<String> {
+    let flows = Conntrack::open().unwrap().flows(false, 17, |flow| flow.original.destination.port() == 9).unwrap();
+    let mut to: Vec<String> = flows.iter().map(|flow| flow.original.destination.to_string()).collect();
+    to.sort();
+    to
+}
+
 async fn in_own_namespace(base: &Path) {
+    let mut host = RouteSocket::open().unwrap();
+    let lo = host.link("lo").unwrap().unwrap().index;
+    host.set_up(lo).unwrap();
     let world = World::new(base);
     let before = world.count();
     assert!(world.cleaned(&["--yes"]).starts_with("nothing of skiff's pods"));
@@ -249,16 +264,28 @@ async fn in_own_namespace(base: &Path) {
     // The ordinary case.
     world.pods().await;
     let full = world.count();
+    // The kernel tracks what is sent to a pod, and what has nothing to do with pods.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    for to in ["10.244.7.1:9", "127.0.0.1:9"] {
+        socket.send_to(b"x", to).unwrap();
+    }
+    assert_eq!(tracked(), ["10.244.7.1:9", "127.0.0.1:9"]);
     assert!(full.processes >= 5 && full.mounts == 10 && full.cgroups > 3 && full.rules > 5, "{full:?}");
     assert_eq!((full.links, full.tables, full.logs), (before.links + 3, before.tables + 3, 3), "{full:?}");
     let shown = world.cleaned(&["--dry-run"]);
-    for line in ["   3 pods: ", "   3 links: veth", "   3 nftables tables: inet skiff-cni-skiff, ip kube-proxy"] {
+    for line in [
+        "   3 pods: ",
+        "   3 links: veth",
+        "   3 nftables tables: inet skiff-cni-skiff, ip kube-proxy",
+        "   1 tracked connections",
+    ] {
         assert!(shown.contains(line), "{shown}");
     }
     assert!(!world.cleanup(&[]).status.success(), "nobody to ask");
     assert_eq!(world.count(), full, "looking and refusing change nothing");
     world.cleaned(&["--yes"]);
     assert_eq!(world.count(), before);
+    assert_eq!(tracked(), ["127.0.0.1:9"]);
     assert_eq!(std::fs::read_to_string(base.join("bye")).unwrap(), "bye\n", "containers are asked to end");
     assert!(world.is_kept());
     assert!(world.cleaned(&["--yes"]).starts_with("nothing of skiff's pods"), "a second time there is nothing");

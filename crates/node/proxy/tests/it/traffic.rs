@@ -127,6 +127,70 @@ fn clients_stick_to_their_endpoint() {
     assert_eq!(proxy.verify().unwrap(), 0);
 }
 
+/// A client that was silent for the service's time may go anywhere, one that was not stays.
+#[test]
+fn affinity_ends_with_its_time() {
+    let Some(world) = World::new(4) else { return };
+    let _servers = world.serve(3);
+    let mut proxy = world.proxy();
+    let three = [("10.244.0.1", "node"), ("10.244.0.2", "node"), ("10.244.0.3", "node")];
+    let timeout = Duration::from_secs(2);
+    proxy.set_service(&name(), Some(Service { affinity: Some(timeout), ..service(Protocol::Tcp) }));
+    proxy.set_slice("default/web-1", Some(slice(Protocol::Tcp, &three)));
+    proxy.sync().unwrap();
+    let mut nft = Nft::open_in(&world.node).unwrap();
+    let table = Table { family: Family::Ip, name: "kube-proxy" };
+    let sets: Vec<String> = nft.sets(table).unwrap().into_iter().map(|set| set.name).collect();
+    let sets: Vec<&String> = sets.iter().filter(|name| name.starts_with("affinity-")).collect();
+    assert_eq!(sets.len(), 3);
+    let mut known = || sets.iter().map(|set| nft.elements(table, set).unwrap().len()).sum::<usize>();
+
+    // Each visit renews it: asked for twice its time, a client is never forgotten.
+    let first = ask(&world.pods[3], CLUSTER).unwrap().0;
+    let begun = Instant::now();
+    while begun.elapsed() < timeout * 2 {
+        assert_eq!(ask(&world.pods[3], CLUSTER).unwrap().0, first);
+        assert_eq!(known(), 1);
+    }
+    let silent = Instant::now();
+    while known() > 0 {
+        assert!(silent.elapsed() < Duration::from_secs(20), "never forgotten");
+        std::thread::yield_now();
+    }
+    assert!(silent.elapsed() > timeout / 2, "forgotten after {:?}", silent.elapsed());
+    assert!(ask(&world.pods[3], CLUSTER).is_ok());
+    assert_eq!(known(), 1, "known anew");
+}
+
+/// The node's own ports and those of services are told apart by protocol: one number can be two services.
+#[test]
+fn one_number_is_a_port_of_each_protocol() {
+    let Some(world) = World::new(3) else { return };
+    let _servers = world.serve(1);
+    let udp = world.pods[1].run(|| UdpSocket::bind("0.0.0.0:8080").unwrap()).unwrap();
+    udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut proxy = world.proxy();
+    let mut both = service(Protocol::Tcp);
+    both.ports.extend(service(Protocol::Udp).ports);
+    proxy.set_service(&name(), Some(both.clone()));
+    proxy.set_slice("default/web-1", Some(slice(Protocol::Tcp, &BOTH[..1])));
+    proxy.set_slice("default/web-2", Some(slice(Protocol::Udp, &BOTH[1..])));
+    proxy.sync().unwrap();
+    let client = world.pods[2].run(|| UdpSocket::bind("10.244.0.3:0").unwrap()).unwrap();
+    let mut buffer = [0; 8];
+    for to in [CLUSTER.to_owned(), format!("{NODE}:30080")] {
+        assert_eq!(ask(&world.pods[2], &to).unwrap().0, 1);
+        client.send_to(b"u", &to).unwrap();
+        udp.recv_from(&mut buffer).unwrap();
+    }
+    // One goes, the other stays.
+    both.ports.truncate(1);
+    proxy.set_service(&name(), Some(both));
+    assert!(proxy.sync().unwrap().flows >= 1, "flows of the port that went are forgotten");
+    assert_eq!(ask(&world.pods[2], CLUSTER).unwrap().0, 1);
+    assert_eq!(proxy.verify().unwrap(), 0);
+}
+
 #[test]
 fn balancer_addresses_obey_their_source_ranges() {
     let Some(world) = World::new(2) else { return };
