@@ -184,7 +184,7 @@ impl<'f> Bench<'f> {
                     Err(error) => {
                         failed += 1;
                         self.finish().await?;
-                        Outcome::Failed(in_one_line(&error))
+                        Outcome::Failed(skiff_base::error::chain(&error))
                     }
                 },
             };
@@ -393,17 +393,6 @@ impl<'f> Bench<'f> {
         known.pods = Some(pods.clone());
         Ok(pods)
     }
-}
-
-/// An error with what it stands on.
-fn in_one_line(error: &BenchError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 fn is_ready(node: &skiff_machinery::Value) -> bool {

@@ -7,6 +7,7 @@
 
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
+use skiff_base::error::chain;
 use skiff_base::task::{OnFailure, Supervisor};
 use skiff_client::Client;
 use skiff_cni::{Cidr, PodNetwork as CniNetwork, PodNetworkConfig, PortMapping, SetupRequest};
@@ -73,26 +74,15 @@ fn open(place: &Place, ranges: &[String], live: &[String]) -> Result<CniNetwork,
         masquerade: true,
         data_dir: place.data_dir.clone(),
     };
-    let network = CniNetwork::open(config).map_err(chain)?;
+    let network = CniNetwork::open(config).map_err(|error| chain(&error))?;
     let live: Vec<(String, String)> = live.iter().map(|id| (id.clone(), IFNAME.to_owned())).collect();
     // Before the host ports of what is recorded are put back: a dead pod's would be among them.
-    let freed = network.collect(&live).map_err(chain)?;
+    let freed = network.collect(&live).map_err(|error| chain(&error))?;
     if freed > 0 {
         tracing::warn!(freed, "freed networks of pods that are gone");
     }
-    network.prepare_node().map_err(chain)?;
+    network.prepare_node().map_err(|error| chain(&error))?;
     Ok(network)
-}
-
-/// An error with what it stands on.
-fn chain(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 impl NodeNetwork {
@@ -147,7 +137,9 @@ async fn begin(state: &Mutex<State>, place: &Place, ranges: &[String]) -> Result
         for sandbox in ended {
             let network = Arc::clone(&network);
             let name = sandbox.clone();
-            if let Err(error) = blocking(move || network.teardown(&sandbox, IFNAME).map_err(chain)).await {
+            if let Err(error) =
+                blocking(move || network.teardown(&sandbox, IFNAME).map_err(|error| chain(&error))).await
+            {
                 // The next start frees it.
                 tracing::warn!(sandbox = name, error, "the network of a pod that has ended is not freed");
             }
@@ -161,7 +153,7 @@ async fn keep_whole(network: &Arc<CniNetwork>, clock: &SharedClock) {
     loop {
         clock.sleep(Duration::from_secs(2)).await;
         let network = Arc::clone(network);
-        match blocking(move || network.heal().map_err(chain)).await {
+        match blocking(move || network.heal().map_err(|error| chain(&error))).await {
             Ok(false) => (),
             Ok(true) => tracing::warn!("rules or routes of pods were gone and have been put back"),
             Err(error) => tracing::warn!(error, "rules or routes of pods cannot be put back"),
@@ -197,7 +189,7 @@ fn connect(network: &CniNetwork, request: &PodNetworkRequest) -> Result<Vec<IpAd
     let ports: Vec<PortMapping> = request.port_mappings.iter().map(port).collect();
     let setup =
         SetupRequest { container_id: &request.sandbox_id, netns: &request.netns, ifname: IFNAME, ports: &ports };
-    network.setup(&setup).map(|interface| interface.ips).map_err(chain)
+    network.setup(&setup).map(|interface| interface.ips).map_err(|error| chain(&error))
 }
 
 impl PodNetwork for NodeNetwork {
@@ -219,7 +211,7 @@ impl PodNetwork for NodeNetwork {
         };
         Box::pin(async move {
             let Some(network) = opened else { return Ok(()) };
-            let torn = blocking(move || network.teardown(&request.sandbox_id, IFNAME).map_err(chain));
+            let torn = blocking(move || network.teardown(&request.sandbox_id, IFNAME).map_err(|error| chain(&error)));
             torn.await.map_err(NetworkError)
         })
     }

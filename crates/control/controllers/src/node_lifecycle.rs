@@ -7,7 +7,7 @@
 //! more likely us.
 
 use crate::context::{Context, Informers};
-use crate::pod::{PodView, condition};
+use crate::pod::{PodView, condition, reference};
 use crate::workload::set_condition;
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
@@ -399,15 +399,7 @@ impl Controller {
             let api = self.client.namespaced("", "v1", "pods", &pod.key.namespace);
             match api.patch(&pod.key.name, "status", &Patch::Strategic(&patch), &WriteOptions::default()).await {
                 Ok(_) => {
-                    let about = Reference {
-                        api_version: "v1".to_owned(),
-                        kind: "Pod".to_owned(),
-                        namespace: pod.key.namespace.to_string(),
-                        name: pod.key.name.to_string(),
-                        uid: pod.uid.to_string(),
-                        field_path: String::new(),
-                    };
-                    self.recorder.event(&about, EventType::Warning, "NodeNotReady", "Node is not ready");
+                    self.recorder.event(&reference(&pod), EventType::Warning, "NodeNotReady", "Node is not ready");
                 }
                 Err(error) if error.is_not_found() => (),
                 Err(error) => tracing::debug!(pod = %pod.key, %error, "pod not marked"),

@@ -1,6 +1,8 @@
 //! What controllers need to know of a pod, and how a template becomes one.
 
 use skiff_client::Projection;
+use skiff_client::events::Reference;
+use skiff_client::informer::Item;
 use skiff_machinery::{Map, Value};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -10,6 +12,18 @@ use std::sync::Arc;
 pub fn seconds(tree: &Value, path: &[&str]) -> Option<i64> {
     let text = tree.at(path)?.as_str()?;
     text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
+}
+
+/// For events about a pod.
+pub fn reference(pod: &Item<PodView>) -> Reference {
+    Reference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: pod.key.namespace.to_string(),
+        name: pod.key.name.to_string(),
+        uid: pod.uid.to_string(),
+        field_path: String::new(),
+    }
 }
 
 /// Condition `ty` of an object's status.

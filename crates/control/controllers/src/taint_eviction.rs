@@ -5,10 +5,10 @@
 //! of the wall clock evicts nobody, and a restart grants the time anew.
 
 use crate::context::{BY_NODE, Context, Informers, SyncError, SyncResult, run_controller, tools};
-use crate::pod::PodView;
+use crate::pod::{PodView, reference};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
-use skiff_client::events::{EventType, Recorder, Reference};
+use skiff_client::events::{EventType, Recorder};
 use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::leader::time;
 use skiff_client::{Client, Patch, Store, Tree, WriteOptions};
@@ -136,15 +136,7 @@ impl Controller {
     }
 
     fn tell(&self, pod: &Item<PodView>, message: String) {
-        let about = Reference {
-            api_version: "v1".to_owned(),
-            kind: "Pod".to_owned(),
-            namespace: pod.key.namespace.to_string(),
-            name: pod.key.name.to_string(),
-            uid: pod.uid.to_string(),
-            field_path: String::new(),
-        };
-        self.recorder.event(&about, EventType::Normal, "TaintManagerEviction", message);
+        self.recorder.event(&reference(pod), EventType::Normal, "TaintManagerEviction", message);
     }
 
     /// Says in the pod's status why it goes, so that its owner can tell, then deletes it with its own grace period.

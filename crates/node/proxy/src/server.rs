@@ -213,7 +213,7 @@ async fn run(shared: Arc<Shared>, mut proxier: Proxier, options: ProxyOptions, c
                 }
             }
             Err(error) => {
-                let text = error_chain(&error);
+                let text = skiff_base::error::chain(&error);
                 if status.failure.as_ref() != Some(&text) {
                     tracing::error!(error = text, "rules could not be synced; trying again");
                 }
@@ -246,14 +246,4 @@ fn apply(proxier: &mut Proxier, pending: Pending, base: &ProxyConfig) -> Option<
     }
     proxier.set_config(config);
     Some(node.is_some_and(|n| !n.deleting))
-}
-
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

@@ -29,11 +29,7 @@ fn user_of(spec: &Value) -> UserInfo {
 pub async fn subject_access_review(authorizer: &dyn Authorizer, mut review: Value) -> Result<Value, ApiError> {
     let spec = review.get("spec").cloned().unwrap_or_default();
     let mut errors = check_attributes(&spec);
-    if spec.str_at(&["user"]).is_empty() && spec.items_at(&["groups"]).is_empty() {
-        let path = FieldPath::new("spec");
-        let detail = "at least one of user or group must be specified";
-        errors.push(FieldError::invalid(&path.child("user"), spec.str_at(&["user"]), detail));
-    }
+    errors.extend(check_subject(&spec));
     refuse("SubjectAccessReview", &errors)?;
     let status = evaluate(authorizer, &user_of(&spec), &spec).await;
     set_status(&mut review, status);
@@ -48,11 +44,7 @@ pub async fn local_subject_access_review(
 ) -> Result<Value, ApiError> {
     let spec = review.get("spec").cloned().unwrap_or_default();
     let mut errors = check_attributes(&spec);
-    if spec.str_at(&["user"]).is_empty() && spec.items_at(&["groups"]).is_empty() {
-        let path = FieldPath::new("spec");
-        let detail = "at least one of user or group must be specified";
-        errors.push(FieldError::invalid(&path.child("user"), spec.str_at(&["user"]), detail));
-    }
+    errors.extend(check_subject(&spec));
     if spec.get("nonResourceAttributes").is_some_and(|attributes| !attributes.is_null()) {
         let path = FieldPath::new("spec");
         let detail = "disallowed on this kind of request";
@@ -128,6 +120,13 @@ pub fn self_subject_rules_review(rbac: &Rbac, user: &UserInfo, mut review: Value
     }
     set_status(&mut review, status);
     Ok(review)
+}
+
+/// A review about somebody says about whom.
+fn check_subject(spec: &Value) -> Option<FieldError> {
+    let unnamed = spec.str_at(&["user"]).is_empty() && spec.items_at(&["groups"]).is_empty();
+    let detail = "at least one of user or group must be specified";
+    unnamed.then(|| FieldError::invalid(&FieldPath::new("spec").child("user"), "", detail))
 }
 
 fn check_attributes(spec: &Value) -> ErrorList {

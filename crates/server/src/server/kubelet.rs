@@ -12,6 +12,7 @@ use crate::request::Query;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
+use skiff_base::error::chain;
 use skiff_base::task::Supervisor;
 use skiff_machinery::{ApiError, GroupResource, Reason, Value};
 use skiff_net::Body;
@@ -272,13 +273,7 @@ fn text(body: Body) -> Response<Body> {
 }
 
 fn unreachable(node: &str, error: &dyn std::error::Error) -> ApiError {
-    let mut text = format!("cannot reach the kubelet of node {node}: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        write!(text, ": {cause}").expect("writing to a String cannot fail");
-        source = cause.source();
-    }
-    ApiError::internal(text)
+    ApiError::internal(format!("cannot reach the kubelet of node {node}: {}", chain(error)))
 }
 
 /// A kubelet's refusal as a `Status` with its words (`GenericHttpResponseChecker`).

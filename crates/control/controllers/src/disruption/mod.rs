@@ -8,7 +8,7 @@ mod plan;
 use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
 use crate::discovery::Discovered;
 use crate::ownership::controller_of;
-use crate::pod::{Owner, PodView};
+use crate::pod::{Owner, PodView, reference};
 use crate::workload::{epoch_seconds, int_at};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
@@ -145,17 +145,9 @@ impl Controller {
         let now = epoch_seconds(self.clock.wall());
         let announced = plan::announced(budget, &pods, now);
         for pod in pods.iter().filter(|pod| announced.overdue.iter().any(|name| **name == *pod.key.name)) {
-            let (name, budget_name) = (&pod.key, budget.str_at(&["metadata", "name"]));
-            let about = Reference {
-                api_version: "v1".to_owned(),
-                kind: "Pod".to_owned(),
-                namespace: name.namespace.to_string(),
-                name: name.name.to_string(),
-                uid: pod.uid.to_string(),
-                field_path: String::new(),
-            };
-            let message = format!("Pod was expected by PDB {namespace}/{budget_name} to be deleted but it wasn't");
-            self.recorder.event(&about, EventType::Warning, "NotDeleted", message);
+            let budget = budget.str_at(&["metadata", "name"]);
+            let message = format!("Pod was expected by PDB {namespace}/{budget} to be deleted but it wasn't");
+            self.recorder.event(&reference(pod), EventType::Warning, "NotDeleted", message);
         }
         let expected = plan::expected(budget, pods.len(), scale.pods);
         let healthy = plan::healthy(&pods, &announced);

@@ -199,7 +199,7 @@ impl Ask<'_> {
             };
             match frame {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(body_error(url, super::chain(&error))),
+                Some(Err(error)) => return Err(body_error(url, skiff_base::error::chain(&error))),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));

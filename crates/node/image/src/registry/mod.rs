@@ -20,6 +20,7 @@ use futures_util::future::{BoxFuture, Shared};
 use http::StatusCode;
 use parking_lot::Mutex;
 use skiff_base::clock::{SharedClock, SystemClock};
+use skiff_base::error::chain;
 use skiff_base::task::Supervisor;
 use skiff_net::client::{Client, ClientError, Options};
 use skiff_net::tls::{ServerTrust, TlsError, client_config};
@@ -87,17 +88,6 @@ pub enum RegistryError {
     /// Trust cannot be set up.
     #[error("TLS for registries: {0}")]
     Tls(#[from] TlsError),
-}
-
-/// An error with what it stands on: people see it in one line of an event.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 /// A pull that several may wait for.

@@ -27,6 +27,7 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use location::Location;
 use rewrite::{Page, Rewrite};
+use skiff_base::error::chain;
 use skiff_base::task::Supervisor;
 use skiff_machinery::{ApiError, GroupResource, Value};
 use skiff_net::Body;
@@ -265,14 +266,7 @@ fn forwarded(headers: &mut HeaderMap, path: &str, client: Option<String>) {
 }
 
 fn unreachable(error: &dyn std::error::Error) -> ApiError {
-    let mut text = format!("error trying to reach service: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    ApiError::service_unavailable(text)
+    ApiError::service_unavailable(format!("error trying to reach service: {}", chain(error)))
 }
 
 /// The answer as the client gets it: addresses below the proxy's path, nothing about the connection behind it.
