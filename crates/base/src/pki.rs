@@ -11,8 +11,10 @@
 
 mod files;
 mod kubeconfig;
+mod requests;
 
 pub use kubeconfig::kubeconfig;
+pub use requests::{CertificateRequest, RequestError, Signer};
 
 use files::{read_optional, write_private, write_public};
 use rcgen::{
@@ -257,6 +259,12 @@ impl Pki {
         Ok(Authority { name: "ca", certificate: self.ca.clone(), key, key_pem })
     }
 
+    /// What signs the requests of others; `None` when the authority's key is not here.
+    pub fn signer(&self) -> Result<Option<Signer>, PkiError> {
+        let key = self.ca_key.as_ref();
+        key.map(|key| Signer::new(&self.dir.join("ca.key"), &self.ca, key.reveal())).transpose()
+    }
+
     /// A client certificate signed by the cluster's authority, not written anywhere.
     pub fn client(&self, client: &Client, now: SystemTime) -> Result<Pair, PkiError> {
         sign(&self.dir.join(&client.user), &self.authority()?, client, Usage::Client, None, now)
@@ -351,7 +359,9 @@ fn service_account(dir: &Path) -> Result<(String, String), PkiError> {
             write_public(&public_path, &public)?;
             Ok((pem, public))
         }
-        (None, _) => {
+        // The key is written first: a public one alone is what somebody left, with tokens that it proves.
+        (None, Some(_)) => Err(broken(&public_path, "its private key, sa.key, is missing")),
+        (None, None) => {
             let key = new_key("service accounts")?;
             let (pem, public) = (key.serialize_pem(), key.public_key_pem());
             write_private(&key_path, &pem, true)?;
@@ -672,6 +682,17 @@ mod tests {
             self_signed("kube-scheduler", &["localhost".to_owned()], &[[127, 0, 0, 1].into()], SystemTime::now());
         let found = subject_names(&pair.unwrap().certificate).unwrap();
         assert!(found.dns.contains("localhost") && found.ips.contains(&IpAddr::from([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn a_public_key_without_its_private_one_is_named_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        ensure(dir.path(), &names(), SystemTime::now()).unwrap();
+        let public = std::fs::read_to_string(dir.path().join("sa.pub")).unwrap();
+        std::fs::remove_file(dir.path().join("sa.key")).unwrap();
+        let error = ensure(dir.path(), &names(), SystemTime::now()).unwrap_err().to_string();
+        assert!(error.contains("sa.pub holds nothing usable (its private key, sa.key, is missing)"), "{error}");
+        assert_eq!(std::fs::read_to_string(dir.path().join("sa.pub")).unwrap(), public);
     }
 
     #[test]

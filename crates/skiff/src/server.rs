@@ -24,6 +24,7 @@ use skiff_base::task::{OnFailure, Supervisor};
 use skiff_client::Client;
 use skiff_client::delegated::{ClientCa, Delegated};
 use skiff_client::leader::LeaderElector;
+use skiff_controllers::certificates::Signing;
 use skiff_machinery::Value;
 use skiff_net::tls::Identity;
 use skiff_server::registry::Registry;
@@ -258,6 +259,10 @@ impl Plane {
             clients: Arc::new(door),
             ranges: controllers.ranges.clone(),
             root_ca: self.pki.ca.as_str().into(),
+            signing: self
+                .pki
+                .signer()?
+                .map(|signer| Signing { signer: Arc::new(signer), duration: options.signing_duration }),
             terminated_pods: options.terminated_pods,
             elector: elector.clone(),
             metrics: Arc::clone(&telling.client),

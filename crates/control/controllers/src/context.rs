@@ -126,6 +126,8 @@ pub struct Informers {
     pub budgets: Shared<Tree>,
     /// ClusterRoles.
     pub cluster_roles: Shared<Tree>,
+    /// CertificateSigningRequests.
+    pub certificate_requests: Shared<Tree>,
     /// ResourceQuotas.
     pub resource_quotas: Shared<Tree>,
     /// Leases of `kube-node-lease`.
@@ -163,6 +165,13 @@ impl Informers {
             cron_jobs: Shared::new(context, "batch", "v1", "cronjobs", all()),
             budgets: Shared::new(context, "policy", "v1", "poddisruptionbudgets", all()),
             cluster_roles: Shared::new(context, "rbac.authorization.k8s.io", "v1", "clusterroles", all()),
+            certificate_requests: Shared::new(
+                context,
+                "certificates.k8s.io",
+                "v1",
+                "certificatesigningrequests",
+                all(),
+            ),
             resource_quotas: Shared::new(context, "", "v1", "resourcequotas", all()),
             node_leases: Shared::new(
                 context,
@@ -205,6 +214,7 @@ impl Informers {
         self.cron_jobs.spawn(supervisor);
         self.budgets.spawn(supervisor);
         self.cluster_roles.spawn(supervisor);
+        self.certificate_requests.spawn(supervisor);
         self.resource_quotas.spawn(supervisor);
         self.node_leases.spawn(supervisor);
         self.root_ca_config_maps.spawn(supervisor);

@@ -2,9 +2,9 @@
 
 use crate::context::{Clients, Context, Informers};
 use crate::{
-    cluster_role_aggregation, cronjob, daemonset, disruption, endpoints, garbage_collector, job, namespace, node_ipam,
-    node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account, statefulset, taint_eviction,
-    ttl_after_finished, volume_protection,
+    certificates, cluster_role_aggregation, cronjob, daemonset, disruption, endpoints, garbage_collector, job,
+    namespace, node_ipam, node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account,
+    statefulset, taint_eviction, ttl_after_finished, volume_protection,
 };
 use skiff_base::clock::SharedClock;
 use skiff_base::task::{OnFailure, Supervisor};
@@ -19,6 +19,8 @@ pub struct Config {
     pub elector: Option<Arc<LeaderElector>>,
     /// The cluster's CA, PEM, for `kube-root-ca.crt`.
     pub root_ca: Arc<str>,
+    /// The authority that signs what is asked for by certificate requests; `None` to sign none.
+    pub signing: Option<certificates::Signing>,
     /// Pod ranges from which nodes get their parts; empty to give none.
     pub cluster_cidrs: Vec<node_ipam::Range>,
     /// `--terminated-pod-gc-threshold`.
@@ -85,6 +87,7 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
     cluster_role_aggregation::spawn(&context, &mut informers);
     resource_quota::spawn(&context, &mut informers);
     endpoints::spawn(&context, &mut informers);
+    certificates::spawn(&context, &mut informers, config.signing.clone());
     if !config.cluster_cidrs.is_empty() {
         node_ipam::spawn(&context, &mut informers, config.cluster_cidrs.clone());
     }

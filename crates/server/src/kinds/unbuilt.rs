@@ -69,11 +69,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
         "resourcepoolstatusrequests",
         "ResourcePoolStatusRequests are stored, but dynamic resource allocation is not built yet",
     ),
-    (
-        "certificates.k8s.io",
-        "certificatesigningrequests",
-        "CertificateSigningRequests are stored, but no signer is built yet: no certificate is issued",
-    ),
     ("certificates.k8s.io", "clustertrustbundles", "ClusterTrustBundles are stored, but nothing projects them yet"),
     ("certificates.k8s.io", "podcertificaterequests", "PodCertificateRequests are stored, but no signer is built yet"),
     ("scheduling.k8s.io", "podgroups", "PodGroups are stored, but gang scheduling is not built yet"),

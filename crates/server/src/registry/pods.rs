@@ -82,11 +82,43 @@ impl Registry {
             self.take_disruption(&context, &pod, namespace, name).await?;
             options.precondition_resource_version = None;
         }
+        if !context.dry_run {
+            self.mark_disrupted(&context, namespace, name, &mut options).await?;
+        }
         let strategy = &*scope.resource.strategy;
         let write =
             Write { scope, context: &context, namespace, name, subresource: "eviction", strategy, options: None };
         self.delete_unasked(&write, &options).await?;
         Ok(Map::new())
+    }
+
+    /// Says why the pod goes, for its controller to read, before it goes (`addConditionAndDeletePod`).
+    async fn mark_disrupted(
+        &self,
+        context: &RequestContext,
+        namespace: &str,
+        name: &str,
+        options: &mut DeleteOptions,
+    ) -> Result<(), ApiError> {
+        let pods = GroupResource::new("", "pods");
+        let (uid, revision) = (options.precondition_uid.clone(), options.precondition_resource_version.clone());
+        let change = Box::new(|pod: &Value| {
+            for (what, field, wanted) in [("UID", "uid", &uid), ("ResourceVersion", "resourceVersion", &revision)] {
+                let found = meta::text(pod, field);
+                if let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != found) {
+                    let why = format!(
+                        "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                    );
+                    return Err(ApiError::conflict(&GroupResource::new("", "pods"), name, why));
+                }
+            }
+            Ok(Some(disrupted(pod, &context.now)))
+        });
+        let marked = Reader::update(self, &pods, namespace, name, change).await?;
+        if revision.is_some() {
+            options.precondition_resource_version = Some(meta::text(&marked, "resourceVersion").to_owned());
+        }
+        Ok(())
     }
 
     /// Counts the eviction against the budget of the pod, if it has one.
@@ -156,6 +188,29 @@ fn unhealthy_may_go(budget: &Value) -> bool {
             desired > 0 && number(budget, &["status", "currentHealthy"]) >= desired
         }
     }
+}
+
+/// The pod with the condition of an eviction; one that said so before keeps its time.
+fn disrupted(pod: &Value, now: &str) -> Value {
+    const TYPE: &str = "DisruptionTarget";
+    let mut marked = pod.clone();
+    let standing = pod.items_at(&["status", "conditions"]).iter().find(|known| known.str_at(&["type"]) == TYPE);
+    let since =
+        standing.filter(|known| known.str_at(&["status"]) == "True").map(|known| known.str_at(&["lastTransitionTime"]));
+    let condition = skiff_machinery::object! {
+        "type": TYPE,
+        "observedGeneration": number(pod, &["metadata", "generation"]),
+        "status": "True",
+        "lastTransitionTime": since.filter(|since| !since.is_empty()).unwrap_or(now),
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+    };
+    let others = pod.items_at(&["status", "conditions"]).iter().filter(|known| known.str_at(&["type"]) != TYPE);
+    let conditions: Vec<Value> = others.cloned().chain([condition]).collect();
+    if let Some(map) = marked.as_object_mut() {
+        map.object_mut("status").insert("conditions", conditions);
+    }
+    marked
 }
 
 /// `checkAndDecrement`.

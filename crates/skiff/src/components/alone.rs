@@ -18,11 +18,13 @@ use crate::usage::UsageError;
 use anyhow::Context;
 use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::flags;
+use skiff_base::pki::Signer;
 use skiff_base::task::Supervisor;
 use skiff_client::delegated::{ClientCa, Delegated};
 use skiff_client::leader::LeaderElector;
 use skiff_client::transport::Transport;
 use skiff_client::{Client, Kubeconfig};
+use skiff_controllers::certificates::Signing;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -263,12 +265,19 @@ impl Alone {
             Some(path) => String::from_utf8(read(path)?).context("--root-ca-file is not PEM")?,
             None => String::from_utf8_lossy(self.kubeconfig.authority().unwrap_or_default()).into_owned(),
         };
+        let signing = options.signing.as_ref().map(|(certificate, key)| {
+            let certificate = String::from_utf8(read(certificate)?).context("--cluster-signing-cert-file is not PEM")?;
+            let pem = String::from_utf8(read(key)?).context("--cluster-signing-key-file is not PEM")?;
+            let signer = Arc::new(Signer::new(key, &certificate, &pem)?);
+            anyhow::Ok(Signing { signer, duration: options.signing_duration })
+        });
         let wanted = options.allocate_node_cidrs.unwrap_or(false);
         let cidrs = if wanted { options.cluster_cidrs.as_slice() } else { &[] };
         let setup = controller_manager::Setup {
             clients: Arc::new(Accounts::new(self.client.clone(), anonymous, Arc::clone(&self.clock))),
             ranges: options.mask_sizes.apply(cidrs).map_err(UsageError::one)?,
             root_ca: root_ca.into(),
+            signing: signing.transpose()?,
             terminated_pods: options.terminated_pods,
             elector: elector.clone(),
             metrics: Arc::clone(&self.telling.client),

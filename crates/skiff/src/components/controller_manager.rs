@@ -8,12 +8,14 @@ use skiff_base::flags::Component;
 use skiff_base::task::Supervisor;
 use skiff_client::ClientMetrics;
 use skiff_client::leader::LeaderElector;
+use skiff_controllers::certificates::Signing;
 use skiff_controllers::context::Clients;
 use skiff_controllers::manager;
 use skiff_controllers::node_ipam::Range;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Flags.
 pub(crate) const SPEC: Spec =
@@ -25,6 +27,9 @@ const OWN: &[Entry] = &[
     flag("node-cidr-mask-size", "Size of a node's part, when all networks are of one family."),
     flag("node-cidr-mask-size-ipv4", "Size of a node's part of an IPv4 network; 24 when absent."),
     flag("node-cidr-mask-size-ipv6", "Size of a node's part of an IPv6 network; 64 when absent."),
+    alone("cluster-signing-cert-file", "Authority that signs certificate requests; with its key or not at all."),
+    alone("cluster-signing-key-file", "Key of that authority."),
+    flag("cluster-signing-duration", "Longest life of certificates that are signed."),
     alone("root-ca-file", "The authority that pods get (`kube-root-ca.crt`); the kubeconfig's when absent."),
     alone(
         "use-service-account-credentials",
@@ -33,6 +38,9 @@ const OWN: &[Entry] = &[
     flag("terminated-pod-gc-threshold", "How many ended pods are kept; 0 for all."),
     flag("feature-gates", "Features by name; a gate can only be given the value that it has."),
 ];
+
+/// The longest life of a certificate, unless said.
+const SIGNING_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What they mean.
 pub(crate) struct Options {
@@ -43,6 +51,9 @@ pub(crate) struct Options {
     pub(crate) cluster_cidrs: Vec<String>,
     pub(crate) mask_sizes: MaskSizes,
     pub(crate) root_ca: Option<PathBuf>,
+    /// Certificate and key of who signs requests.
+    pub(crate) signing: Option<(PathBuf, PathBuf)>,
+    pub(crate) signing_duration: Duration,
     pub(crate) own_accounts: bool,
     pub(crate) terminated_pods: usize,
     pub(crate) verbosity: i64,
@@ -86,6 +97,19 @@ impl Options {
         };
         let cluster_cidrs = said.list("cluster-cidr").unwrap_or_default();
         note(mask_sizes.apply(&cluster_cidrs), mistakes);
+        let signing = match (said.path("cluster-signing-cert-file"), said.path("cluster-signing-key-file")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                let names = "--cluster-signing-cert-file and --cluster-signing-key-file";
+                mistakes.push(format!("{names} are given together or not at all"));
+                None
+            }
+        };
+        let signing_duration = said.duration("cluster-signing-duration").unwrap_or(SIGNING_DURATION);
+        if signing_duration.is_zero() {
+            mistakes.push(format!("{}: must be positive", said.typed("cluster-signing-duration")));
+        }
         Self {
             kubeconfig: said.path("kubeconfig"),
             election: Election::read(said, "kube-controller-manager", mistakes),
@@ -94,6 +118,8 @@ impl Options {
             cluster_cidrs,
             mask_sizes,
             root_ca: said.path("root-ca-file"),
+            signing,
+            signing_duration,
             own_accounts: said.switch("use-service-account-credentials").unwrap_or(false),
             terminated_pods: said.number("terminated-pod-gc-threshold", mistakes).unwrap_or(12_500),
             verbosity: said.verbosity(),
@@ -112,6 +138,8 @@ pub(crate) struct Setup {
     pub(crate) ranges: Vec<Range>,
     /// What pods get as `kube-root-ca.crt` (PEM).
     pub(crate) root_ca: Arc<str>,
+    /// Who signs certificate requests; nobody when absent.
+    pub(crate) signing: Option<Signing>,
     pub(crate) terminated_pods: usize,
     pub(crate) elector: Option<Arc<LeaderElector>>,
     pub(crate) metrics: Arc<ClientMetrics>,
@@ -123,6 +151,7 @@ pub(crate) fn spawn(setup: &Setup, supervisor: &Supervisor) {
     let config = manager::Config {
         elector: setup.elector.clone(),
         root_ca: Arc::clone(&setup.root_ca),
+        signing: setup.signing.clone(),
         cluster_cidrs: setup.ranges.clone(),
         terminated_pod_gc_threshold: setup.terminated_pods,
         clock: Arc::clone(&setup.clock),

@@ -2,15 +2,19 @@
 //! that runs nothing but says what a kubelet would say.
 
 use skiff_base::clock::SystemClock;
+use skiff_base::pki::Signer;
 use skiff_base::task::OnFailure;
 use skiff_client::{Api, Client, Informer, InformerOptions, Patch, Tree, WriteOptions};
+use skiff_controllers::certificates::Signing;
 use skiff_controllers::context::Clients;
 use skiff_controllers::manager;
 use skiff_machinery::{Value, list, object};
 use skiff_testkit::cluster::Door;
 use skiff_testkit::until;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 struct Identities(Door);
 
@@ -50,10 +54,17 @@ impl Cluster {
         cluster
     }
 
+    /// The authority that the server believes.
+    fn signer(&self) -> Signer {
+        let read = |file: &str| std::fs::read_to_string(self.directory.path().join("pki").join(file)).unwrap();
+        Signer::new(Path::new("ca.key"), &read("ca.crt"), &read("ca.key")).unwrap()
+    }
+
     pub(crate) fn spawn_controllers(&self) {
         let config = manager::Config {
             elector: None,
             root_ca: "-----BEGIN CERTIFICATE-----".into(),
+            signing: Some(Signing { signer: Arc::new(self.signer()), duration: Duration::from_secs(24 * 60 * 60) }),
             cluster_cidrs: Vec::new(),
             terminated_pod_gc_threshold: 12_500,
             clock: SystemClock::shared(),

@@ -62,3 +62,40 @@ async fn a_budget_allows_so_many_evictions_and_recovers() {
     let condition = &budgets.fetch("web").await.unwrap().items_at(&["status", "conditions"])[0].clone();
     assert_eq!((condition.str_at(&["status"]), condition.str_at(&["reason"])), ("False", "InsufficientPods"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evicted_pod_says_why_it_goes() {
+    let cluster = Cluster::with_controllers().await;
+    let pods = cluster.pods();
+    let mut pod = crate::cluster::template("web");
+    let metadata = pod.as_object_mut().unwrap().object_mut("metadata");
+    metadata.insert("name", "kept");
+    metadata.insert("finalizers", skiff_machinery::list!["example.com/kept"]);
+    cluster.create(&pods, pod).await;
+    let evict = async |options: Value| {
+        let eviction = object! {
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": object! { "name": "kept" },
+            "deleteOptions": options,
+        };
+        pods.create_subresource("kept", "eviction", &eviction, &WriteOptions::default()).await
+    };
+    let target = |pod: &Value| {
+        let conditions = pod.items_at(&["status", "conditions"]);
+        conditions.iter().find(|condition| condition.str_at(&["type"]) == "DisruptionTarget").cloned()
+    };
+    let other = evict(object! { "preconditions": object! { "uid": "other" } }).await.unwrap_err();
+    assert_eq!(other.api().map(|error| error.code()), Some(409));
+    let old = evict(object! { "preconditions": object! { "resourceVersion": "1" } }).await.unwrap_err();
+    assert_eq!(old.api().map(|error| error.code()), Some(409));
+    evict(object! { "dryRun": skiff_machinery::list!["All"] }).await.unwrap();
+    let standing = pods.fetch("kept").await.unwrap();
+    assert_eq!((target(&standing), standing.at(&["metadata", "deletionTimestamp"])), (None, None));
+    let uid = standing.str_at(&["metadata", "uid"]);
+    evict(object! { "preconditions": object! { "uid": uid } }).await.unwrap();
+    let gone = cluster
+        .when(&pods, "kept", "is being deleted", |pod| pod.at(&["metadata", "deletionTimestamp"]).is_some())
+        .await;
+    let target = target(&gone).unwrap();
+    assert_eq!((target.str_at(&["status"]), target.str_at(&["reason"])), ("True", "EvictionByEvictionAPI"));
+    assert_eq!(target.str_at(&["message"]), "Eviction API: evicting");
+}
