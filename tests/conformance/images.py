@@ -42,7 +42,7 @@ class Layer:
         return self
 
     def file(self, source, name, mode=0o755):
-        entry = self.tar.gettarinfo(source, name)
+        entry = self.tar.gettarinfo(os.path.realpath(source), name)
         entry.mode, entry.uid, entry.gid, entry.uname, entry.gname = mode, 0, 0, "", ""
         with open(source, "rb") as content:
             self.tar.addfile(entry, content)
@@ -106,14 +106,19 @@ class Archive:
         self.tar.close()
 
 
+def installed(name):
+    return next(path for path in ("/bin/" + name, "/usr/bin/" + name) if os.path.exists(path))
+
+
 def busybox():
-    path = next(path for path in ("/bin/busybox", "/usr/bin/busybox") if os.path.exists(path))
+    """Its shell is bash: Debian's busybox drops variables from the environment whose names no shell could use, `data-1`."""
+    path = installed("busybox")
     layer = Layer()
     for name in ("bin", "dev", "proc", "sys", "etc", "root", "home"):
         layer.directory(name)
-    layer.directory("tmp", 0o1777).file(path, "bin/busybox")
+    layer.directory("tmp", 0o1777).file(path, "bin/busybox").file(installed("bash-static"), "bin/sh")
     for applet in subprocess.check_output([path, "--list"], text=True).split():
-        if applet != "busybox":
+        if applet not in ("busybox", "sh"):
             layer.link("bin/" + applet, "busybox")
     layer.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
     return layer.text("etc/group", "root:x:0:\nnogroup:x:65534:\n").close()
