@@ -120,13 +120,18 @@ fn pressure(pod: &Pod, capacity: &Capacity) -> Result<(), Rejection> {
     Err(Rejection { reason: "Evicted", message: format!("Pod was rejected: {message}") })
 }
 
-fn resources(pod: &Pod, capacity: &Capacity, admitted: &BTreeMap<String, Requests>) -> Result<(), Rejection> {
+/// Whether there is room beside the others (`noderesources.Fits`); reason and message if there is none.
+pub(crate) fn room(
+    pod: &Pod,
+    capacity: &Capacity,
+    admitted: &BTreeMap<String, Requests>,
+) -> Result<(), (&'static str, String)> {
     let others = || admitted.iter().filter(|(uid, _)| *uid != pod.uid()).map(|(_, requests)| requests);
     let short = |reason: &'static str, name: &str, requested: i64, used: i64, capacity: i64| {
         let message = format!(
             "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
         );
-        Err(Rejection::new(reason, message))
+        Err((reason, message))
     };
     let count = i64::try_from(others().count()).unwrap_or(i64::MAX);
     if count + 1 > capacity.pods {
@@ -202,7 +207,7 @@ pub fn decide(
 ) -> Result<(), Rejection> {
     pressure(pod, capacity)?;
     sysctls(pod, unsafe_sysctls)?;
-    resources(pod, capacity, admitted)
+    room(pod, capacity, admitted).map_err(|(reason, message)| Rejection::new(reason, message))
 }
 
 #[cfg(test)]

@@ -17,11 +17,10 @@
 //! Everything it made can be found again after a crash: containers by their labels, volumes and cgroups by their
 //! directories.
 //!
-//! Not here yet: soft eviction thresholds, CPU/memory/topology managers, device plugins, in-place resize, checkpoints, user
+//! Not here yet: soft eviction thresholds, CPU/memory/topology managers, device plugins, checkpoints, user
 //! namespaces, credential providers, `fileKeyRef`, reservations (`kubeReserved`, `systemReserved`), graceful node shutdown,
 //! and the volumes that [`volumes`] names. A pod with such a volume, or with
-//! `hostUsers: false`, waits or fails with an event that names it; a resize is refused by the condition
-//! `PodResizePending`.
+//! `hostUsers: false`, waits or fails with an event that names it.
 
 pub mod admit;
 pub mod cgroups;

@@ -5,7 +5,7 @@
 //! restart policy, after a back-off that doubles from 10 s to 5 min and is forgotten after 10 min of health.
 
 use super::spec::{Container, Pod, Role};
-use super::state::State;
+use super::state::{Instance, State};
 use skiff_machinery::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -74,6 +74,10 @@ impl Backoffs {
             }
         }
     }
+    /// Until when this container waits. One that was ended to be resized has not failed.
+    fn of(&mut self, name: &str, instance: &Instance, now: Instant) -> Instant {
+        if instance.starts_again { now } else { self.until(name, instance.status.finished_at, now) }
+    }
     /// The wait that is running, for the message `back-off 10s restarting failed container`.
     pub fn wait(&self, name: &str) -> Duration {
         self.0.get(name).map_or(INITIAL_BACKOFF, |backoff| backoff.wait)
@@ -132,6 +136,11 @@ pub(super) fn restarts(pod: &Pod, container: &Container<'_>, exit_code: i32) -> 
             _ => true,
         },
     }
+}
+
+/// The same of a certain container.
+fn is_restarted(pod: &Pod, container: &Container<'_>, instance: &Instance) -> bool {
+    instance.starts_again || restarts(pod, container, instance.status.exit_code)
 }
 
 /// Whether one of the container's own rules says that it restarts after this exit code (`restartPolicyRules`).
@@ -231,10 +240,10 @@ fn init_step<'p>(
         if container.role == Role::Init && (exit_code == 0 || main_started) {
             continue;
         }
-        if !restarts(pod, &container, exit_code) {
+        if !is_restarted(pod, &container, instance) {
             return InitStep::Failed;
         }
-        let until = backoffs.until(name, instance.status.finished_at, now);
+        let until = backoffs.of(name, instance, now);
         let next = instance.restart_count() + 1;
         if until > now {
             if container.role == Role::Sidecar && main_started {
@@ -266,10 +275,10 @@ fn start_main(pod: &Pod, state: &State, backoffs: &mut Backoffs, now: Instant, p
             plan.start.push((name.to_owned(), instance.restart_count() + 1));
             continue;
         }
-        if !restarts(pod, &container, instance.status.exit_code) {
+        if !is_restarted(pod, &container, instance) {
             continue;
         }
-        let until = backoffs.until(name, instance.status.finished_at, now);
+        let until = backoffs.of(name, instance, now);
         if until > now {
             plan.waiting.insert(name.to_owned(), until);
         } else {
@@ -284,7 +293,7 @@ pub fn has_ended(pod: &Pod, state: &State) -> bool {
     let over = |container: &Container<'_>| {
         state
             .newest(container.name())
-            .is_some_and(|instance| instance.has_exited() && !restarts(pod, container, instance.status.exit_code))
+            .is_some_and(|instance| instance.has_exited() && !is_restarted(pod, container, instance))
     };
     let mut main = pod.containers().filter(|container| container.role == Role::Main).peekable();
     if main.peek().is_some() && main.all(|container| over(&container)) {
@@ -298,7 +307,6 @@ pub fn has_ended(pod: &Pod, state: &State) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::state::Instance;
     use skiff_cri::v1;
     use skiff_machinery::{list, object};
     use std::sync::Arc;
@@ -324,7 +332,7 @@ mod tests {
         };
         state.containers.insert(
             name.to_owned(),
-            vec![Instance { id: name.to_owned(), sandbox: String::new(), status, lost: false }],
+            vec![Instance { id: name.to_owned(), sandbox: String::new(), status, lost: false, starts_again: false }],
         );
     }
     fn ready() -> State {

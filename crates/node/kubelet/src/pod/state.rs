@@ -18,6 +18,8 @@ pub struct Instance {
     pub status: v1::ContainerStatus,
     /// Whether the runtime knows nothing of it: only the API says that there was such a container.
     pub lost: bool,
+    /// Whether it is started again when it has ended, whatever its policy says: it was ended to be resized.
+    pub starts_again: bool,
 }
 
 /// `ContainerReasonStatusUnknown`.
@@ -88,7 +90,7 @@ fn ended_as_known(status: &Value) -> Option<Instance> {
     ended.image_ref = status.str_at(&["imageID"]).to_owned();
     let image = status.str_at(&["image"]).to_owned();
     ended.image = Some(v1::ImageSpec { image, ..v1::ImageSpec::default() });
-    Some(Instance { id: id.to_owned(), sandbox: String::new(), status: ended, lost: true })
+    Some(Instance { id: id.to_owned(), sandbox: String::new(), status: ended, lost: true, starts_again: false })
 }
 
 /// A pod's sandboxes and containers.
@@ -132,6 +134,7 @@ impl State {
                 sandbox: container.pod_sandbox_id,
                 status,
                 lost: false,
+                starts_again: false,
             });
         }
         state.sort();
@@ -250,7 +253,8 @@ mod tests {
     fn what_the_runtime_knows_counts_unless_it_is_from_before() {
         for (phase, code) in [(v1::ContainerState::ContainerRunning, 0), (v1::ContainerState::ContainerCreated, 137)] {
             let status = v1::ContainerStatus { state: phase.into(), ..v1::ContainerStatus::default() };
-            let instance = Instance { id: "new".to_owned(), sandbox: String::new(), status, lost: false };
+            let instance =
+                Instance { id: "new".to_owned(), sandbox: String::new(), status, lost: false, starts_again: false };
             let mut state = State::default();
             state.containers.insert("c".to_owned(), vec![instance]);
             state.add_lost(&pod(), &known("c", running(), object! {}));

@@ -1,6 +1,7 @@
 //! What is told to the API about a pod (`kubelet_pods.go: generateAPIPodStatus`), pure.
 
 use super::plan::{Backoffs, Plan, restarts};
+use super::resize::{self, Pending, Resources};
 use super::spec::{Container, Pod, Role};
 use super::state::{Instance, State};
 use skiff_machinery::{Map, Value, object};
@@ -27,6 +28,17 @@ impl Ending {
     }
 }
 
+/// Where a resize of the pod is.
+#[derive(Clone, Copy)]
+pub struct ResizeFacts<'a> {
+    /// Why what is wanted is not allocated.
+    pub pending: Option<&'a Pending>,
+    /// Containers are not all given what is allocated; the error of the last try, or nothing.
+    pub in_progress: Option<&'a str>,
+    /// What running containers were given, by runtime id; the pod itself under the empty name.
+    pub given: &'a BTreeMap<String, Resources>,
+}
+
 /// What the actor knows beside the runtime's state.
 pub struct Facts<'a> {
     /// The status that the API has: what was decided there for good stays.
@@ -47,6 +59,8 @@ pub struct Facts<'a> {
     pub host_ips: &'a [String],
     /// What ended the pod from outside.
     pub ended_by: Option<&'a Ending>,
+    /// Resizing.
+    pub resize: ResizeFacts<'a>,
     /// Volumes are mounted.
     pub volumes_ready: bool,
     /// Now, for conditions that change.
@@ -191,8 +205,44 @@ fn container_status(pod: &Pod, container: &Container<'_>, state: &State, facts: 
     if container.role != Role::Ephemeral {
         status.insert("started", if container.role == Role::Init { running.is_some() } else { started });
     }
+    if let Some(instance) = newest.filter(|_| container.role != Role::Ephemeral) {
+        let given = facts.resize.given.get(&instance.id).filter(|_| running.is_some());
+        insert_resources(&mut status, &resize::of_container(container), given);
+    }
+    if let Some(user) = newest.and_then(|instance| instance.status.user.as_ref()?.linux.as_ref()) {
+        let groups: Vec<Value> = user.supplemental_groups.iter().map(|group| Value::from(*group)).collect();
+        status.insert(
+            "user",
+            object! { "linux": object! { "uid": user.uid, "gid": user.gid, "supplementalGroups": groups } },
+        );
+    }
+    let mounts: Vec<Value> = container.tree.items_at(&["volumeMounts"]).iter().map(mount_status).collect();
+    if newest.is_some() && !mounts.is_empty() {
+        status.insert("volumeMounts", mounts);
+    }
     if let Some(state) = status.get_mut("state") {
         *state = with_runtime(std::mem::take(state), runtime);
+    }
+    Value::Object(status)
+}
+
+/// `resources` and `allocatedResources`, of a container or of the pod.
+fn insert_resources(status: &mut Map, allocated: &Resources, given: Option<&Resources>) {
+    if let Some(requests) = allocated.get("requests") {
+        status.insert("allocatedResources", requests.clone());
+    }
+    status.insert("resources", resize::value_of(given.unwrap_or(allocated)));
+}
+
+/// How a volume is mounted (`VolumeMountStatus`). What is mounted below a read-only one is not made so.
+fn mount_status(mount: &Value) -> Value {
+    let mut status = Map::new();
+    for field in ["name", "mountPath"] {
+        status.insert(field, mount.str_at(&[field]));
+    }
+    if mount.get("readOnly").and_then(Value::as_bool) == Some(true) {
+        status.insert("readOnly", true);
+        status.insert("recursiveReadOnly", "Disabled");
     }
     Value::Object(status)
 }
@@ -329,16 +379,18 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     if let Some(ending) = facts.ended_by.filter(|ending| ending.disruption) {
         conditions.push(make("DisruptionTarget", true, "TerminationByKubelet", &ending.message));
     }
-    if let Some(name) = resized(pod, state) {
-        let message = format!("In-place resize is not supported by this node yet (container {name})");
-        conditions.push(make(RESIZE_PENDING, true, "Infeasible", &message));
+    if let Some(pending) = facts.resize.pending {
+        conditions.push(make(resize::PENDING, true, pending.reason, &pending.message));
+    }
+    if let Some(error) = facts.resize.in_progress {
+        conditions.push(make(resize::IN_PROGRESS, true, if error.is_empty() { "" } else { "Error" }, error));
     }
     let ours: Vec<String> = conditions.iter().map(|condition| condition.str_at(&["type"]).to_owned()).collect();
     let others = facts
         .known
         .items_at(&["conditions"])
         .iter()
-        .filter(|known| known.str_at(&["type"]) != RESIZE_PENDING)
+        .filter(|known| ![resize::PENDING, resize::IN_PROGRESS].contains(&known.str_at(&["type"])))
         .filter(|known| !ours.iter().any(|ty| ty == known.str_at(&["type"])));
     conditions.extend(others.cloned());
     let mut status = Map::new();
@@ -381,25 +433,11 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
     if !ephemeral.is_empty() {
         status.insert("ephemeralContainerStatuses", ephemeral);
     }
+    if let Some(own) = resize::of_whole(pod) {
+        insert_resources(&mut status, &own, facts.resize.given.get(resize::POD));
+    }
     status.insert("qosClass", pod.qos().as_str());
     Value::Object(status)
-}
-
-const RESIZE_PENDING: &str = "PodResizePending";
-
-/// Name of a container that runs with other resources than its spec says by now: somebody has resized the pod.
-pub(super) fn resized<'p>(pod: &'p Pod, state: &State) -> Option<&'p str> {
-    let differs = |container: &Container<'_>| {
-        let running = state.newest(container.name()).filter(|instance| instance.is_running());
-        let given = running.and_then(|instance| instance.status.resources.as_ref()?.linux.as_ref());
-        given.is_some_and(|given| {
-            // What the kernel is told; scores for the time of no memory follow from these.
-            let wanted = super::container::resources(pod, container, i64::MAX);
-            let of = |r: &skiff_cri::v1::LinuxContainerResources| (r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes);
-            of(given) != of(&wanted)
-        })
-    };
-    pod.containers().filter(|container| container.role != Role::Ephemeral).find(differs).map(|found| found.name())
 }
 
 fn addresses(ips: &[String]) -> Vec<Value> {

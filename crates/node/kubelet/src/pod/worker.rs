@@ -12,15 +12,17 @@
 //!
 //! While the API is away containers are started and stopped as before; what was mounted stays as it was.
 
+mod resize;
 mod start;
 
 use super::container;
 use super::plan::{self, Backoffs, Health, Plan};
 use super::probe::{Probed, Probes};
 use super::report::Reporter;
+use super::resize::Allocation;
 use super::spec::{Container, Pod, Role};
 use super::state::{Instance, State};
-use super::status::{self, Ending, Facts};
+use super::status::{self, Ending, Facts, ResizeFacts};
 use super::stop;
 use crate::admit;
 use crate::images::PullBackoffs;
@@ -101,6 +103,7 @@ pub struct Worker {
     refreshed: Option<(Instant, u64)>,
     last_plan: Plan,
     reporter: Reporter,
+    resizing: resize::Resizing,
     /// Whether the pod has been looked at for the first time: admitted, and what ran before taken over.
     looked_at: bool,
     /// Ended by the deadline, an eviction or a refusal.
@@ -171,6 +174,7 @@ impl Worker {
             refreshed: None,
             last_plan: Plan::default(),
             reporter: Reporter::default(),
+            resizing: resize::Resizing::default(),
             looked_at: false,
             ended_by: None,
             ended: false,
@@ -233,23 +237,28 @@ impl Worker {
     }
 
     /// What the runtime says of the pod, and the API of what the runtime has lost.
-    async fn fetch(&self, pod: &Pod) -> Result<State, skiff_cri::CriError> {
+    async fn fetch(&mut self, pod: &Pod) -> Result<State, skiff_cri::CriError> {
         let mut state = State::fetch(&self.shared.runtime, pod.uid()).await?;
         state.add_lost(pod, self.reporter.known(pod));
+        self.resizing.mark(&mut state);
         Ok(state)
     }
 
     async fn turn(&mut self, desired: &Desired) -> Result<Turn, TurnError> {
-        let pod = desired.pod().clone();
-        let state = self.fetch(&pod).await?;
+        let wanted = desired.pod().clone();
+        let state = self.fetch(&wanted).await?;
         if desired.ends() {
             return self.terminate(desired, state).await;
         }
-        let over = matches!(self.reporter.known(&pod).str_at(&["phase"]), "Succeeded" | "Failed");
+        let over = matches!(self.reporter.known(&wanted).str_at(&["phase"]), "Succeeded" | "Failed");
         if !self.looked_at && !over {
-            self.look_first(&pod, &state).await?;
+            self.look_first(&wanted, &state).await?;
         }
         self.looked_at = true;
+        if !over {
+            self.allocate(&wanted);
+        }
+        let pod = self.as_allocated(&wanted);
         self.check_deadline(&pod);
         if self.ended_by.is_none() {
             self.ended_by = self.reach.ending.lock().take();
@@ -263,6 +272,7 @@ impl Worker {
             self.write_status(&pod, &state).await?;
             return Err(error);
         }
+        self.give(&pod, &state).await;
         let now = self.shared.clock.now();
         let health = self.follow_probes(&pod, &state);
         let plan = plan::decide(&pod, &state, &health, &mut self.backoffs, now);
@@ -285,18 +295,23 @@ impl Worker {
         if retry.is_none() && moves && next != plan {
             return Ok(Turn::Wait(now));
         }
-        let waits = next.waiting.values().copied().chain(retry).chain(self.deadline(&pod));
+        let resize = self.resizing.is_stuck().then(|| now + RETRY);
+        let waits = next.waiting.values().copied().chain(retry).chain(self.deadline(&pod)).chain(resize);
         Ok(Turn::Wait(waits.min().unwrap_or(now + SAFETY_NET).min(now + SAFETY_NET)))
     }
 
     /// The first look at a pod: one that has run here before goes on; any other is asked whether it may.
     async fn look_first(&mut self, pod: &Pod, state: &State) -> Result<(), TurnError> {
         self.probes.adopt(pod, &self.shared.runtime_name);
-        let requests = super::resources::of_pod(pod).requests;
         if !state.sandboxes.is_empty() {
+            let allocation = Allocation::of_known(pod, self.reporter.known(pod));
+            let requests = super::resources::of_pod(&allocation.apply(pod)).requests;
+            self.resizing.allocation = Some(allocation);
             self.shared.admitted.lock().insert(pod.uid().to_owned(), requests);
             return Ok(());
         }
+        let requests = super::resources::of_pod(pod).requests;
+        self.resizing.allocation = Some(Allocation::of(pod));
         let mut fits = Ok(());
         if admit::asks_for_node(pod) {
             let node = self.shared.client.all("", "v1", "nodes").fetch(&self.shared.node_name).await?;
@@ -393,7 +408,10 @@ impl Worker {
     fn follow_probes(&mut self, pod: &Pod, state: &State) -> Health {
         let address = self.addresses(pod, state).into_iter().next();
         self.probes.follow(pod, &Self::probed(state), address.as_deref(), false);
-        Health { unhealthy: self.probes.results().unhealthy(), started: self.names(pod, state, Results::Started) }
+        let started = self.names(pod, state, Results::Started);
+        let mut health = Health { unhealthy: self.probes.results().unhealthy(), started };
+        self.end_for_resize(pod, state, &mut health);
+        health
     }
 
     fn names(&self, pod: &Pod, state: &State, which: Results) -> BTreeSet<String> {
@@ -639,7 +657,7 @@ impl Worker {
 
     /// Ends a pod that is deleted: containers by their grace, then sandbox, volumes, cgroup, and the object itself.
     async fn terminate(&mut self, desired: &Desired, state: State) -> Result<Turn, TurnError> {
-        let pod = desired.pod();
+        let pod = &self.as_allocated(desired.pod());
         let gone = matches!(desired, Desired::Gone(_));
         if !self.looked_at {
             self.probes.adopt(pod, &self.shared.runtime_name);
@@ -700,6 +718,11 @@ impl Worker {
             messages: &self.messages,
             host_ips: &self.shared.host_ips.read().clone(),
             ended_by: self.ended_by.as_ref(),
+            resize: ResizeFacts {
+                pending: self.resizing.pending.as_ref(),
+                in_progress: self.resizing.in_progress.as_deref(),
+                given: &self.resizing.given,
+            },
             volumes_ready: self.volumes.is_some(),
             now: self.shared.clock.wall(),
         };

@@ -121,6 +121,13 @@ impl FakeRuntime {
     pub(crate) fn sandbox_configs(&self) -> Vec<PodSandboxConfig> {
         self.world.lock().sandboxes.values().map(|(config, _)| config.clone()).collect()
     }
+    /// CPU shares of the newest container of a name.
+    pub(crate) fn shares(&self, name: &str) -> i64 {
+        let world = self.world.lock();
+        let of = |held: &Held| held.config.metadata.as_ref().is_some_and(|metadata| metadata.name == name);
+        let newest = world.containers.values().filter(|held| of(held)).max_by_key(|held| held.status.created_at);
+        newest.and_then(|held| Some(held.status.resources.as_ref()?.linux.as_ref()?.cpu_shares)).unwrap_or_default()
+    }
     pub(crate) fn ids(&self, name: &str) -> Vec<String> {
         let world = self.world.lock();
         let of_name =
@@ -334,6 +341,19 @@ impl RuntimeService for FakeRuntime {
             self.finish(&id, command[1].parse().unwrap(), "");
         }
         done(Ok(StartContainerResponse {}))
+    }
+    fn update_container_resources<'a>(
+        &'a self,
+        request: UpdateContainerResourcesRequest,
+    ) -> CriFuture<'a, UpdateContainerResourcesResponse> {
+        let mut world = self.world.lock();
+        let Some(held) = world.containers.get_mut(&request.container_id) else {
+            return done(Err(CriError::not_found("no such container")));
+        };
+        held.status.resources = Some(ContainerResources { linux: request.linux, ..Default::default() });
+        let name = held.config.metadata.clone().unwrap_or_default().name;
+        world.log.push(format!("update {name}"));
+        done(Ok(UpdateContainerResourcesResponse {}))
     }
     fn stop_container<'a>(&'a self, request: StopContainerRequest) -> CriFuture<'a, StopContainerResponse> {
         Box::pin(async move {

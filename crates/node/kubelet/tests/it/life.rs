@@ -320,25 +320,70 @@ async fn a_private_image_is_not_everybodys_once_it_is_there() {
     node.running("friend").await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_resize_is_refused_by_its_condition() {
-    let node = TestNode::start().await;
-    let resources = |cpu: &str| object! { "requests": object! { "cpu": cpu }, "limits": object! { "cpu": "500m" } };
-    node.run("p", spec(list![object! { "name": "c", "image": "i", "resources": resources("100m") }])).await;
-    let pod = node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
-    assert_eq!(condition(&pod, "PodResizePending"), "");
-    let resize = async |cpu: &str| {
-        let containers = list![object! { "name": "c", "resources": resources(cpu) }];
-        let patch = object! { "spec": object! { "containers": containers } };
-        node.api("pods").patch("p", "resize", &Patch::Strategic(&patch), &WriteOptions::default()).await.unwrap();
-    };
-    resize("200m").await;
-    let pod = node.pod_until("p", "refused", |pod| condition(pod, "PodResizePending") == "True").await;
+/// A container's part of a resize.
+fn amounts(cpu: &str, memory: &str) -> Value {
+    object! { "requests": object! { "cpu": cpu, "memory": memory }, "limits": object! { "cpu": "500m", "memory": memory } }
+}
+
+async fn resize(node: &TestNode, resources: Value) {
+    let containers = list![object! { "name": "c", "resources": resources }];
+    let patch = object! { "spec": object! { "containers": containers } };
+    node.api("pods").patch("p", "resize", &Patch::Strategic(&patch), &WriteOptions::default()).await.unwrap();
+}
+
+fn resize_reason(pod: &Value) -> &str {
     let conditions = pod.items_at(&["status", "conditions"]).iter();
-    let reason = conditions.clone().find(|one| one.str_at(&["type"]) == "PodResizePending").unwrap();
-    assert_eq!(reason.str_at(&["reason"]), "Infeasible");
-    resize("100m").await;
-    node.pod_until("p", "as it was", |pod| condition(pod, "PodResizePending").is_empty()).await;
+    let mut pending = conditions.filter(|one| one.str_at(&["type"]) == "PodResizePending");
+    pending.next().map_or("", |one| one.str_at(&["reason"]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_is_resized_in_place() {
+    let mut node = TestNode::start().await;
+    let policy = list![object! { "resourceName": "memory", "restartPolicy": "RestartContainer" }];
+    let c = object! { "name": "c", "image": "i", "resources": amounts("100m", "64Mi"), "resizePolicy": policy };
+    // What fails is not started again, what is resized is.
+    let spec = object! { "containers": list![c], "restartPolicy": "OnFailure", "terminationGracePeriodSeconds": 0 };
+    node.run("p", spec).await;
+    let pod = node.pod_until("p", "ready", |pod| condition(pod, "Ready") == "True").await;
+    assert_eq!(container(&pod, "c").str_at(&["allocatedResources", "cpu"]), "100m");
+    let given = |pod: &Value, list: &str, name: &str| container(pod, "c").str_at(&["resources", list, name]).to_owned();
+    assert_eq!((given(&pod, "limits", "memory"), given(&pod, "requests", "cpu")), ("64Mi".into(), "100m".into()));
+
+    resize(&node, amounts("200m", "64Mi")).await;
+    let pod = node.pod_until("p", "resized", |pod| given(pod, "requests", "cpu") == "200m").await;
+    assert_eq!((condition(&pod, "PodResizePending"), condition(&pod, "PodResizeInProgress")), ("", ""));
+    assert_eq!(container(&pod, "c").str_at(&["allocatedResources", "cpu"]), "200m");
+    assert_eq!(container(&pod, "c").get("restartCount").and_then(Value::as_int), Some(0));
+    let shares = node.runtime.shares("c");
+    assert_eq!(shares, 204);
+    node.event("p", "ResizeStarted", "Pod resize started: {\"containers\":[{\"name\":\"c\"").await;
+    node.event("p", "ResizeCompleted", "\"cpu\":\"200m\"").await;
+
+    // More than the node will ever have: it stays as it is, also over a restart of the kubelet.
+    resize(&node, amounts("200m", "4000Gi")).await;
+    node.pod_until("p", "refused", |pod| resize_reason(pod) == "Infeasible").await;
+    node.restart().await;
+    resize(&node, amounts("200m", "5000Gi")).await;
+    let wanted = (5000_i64 << 30).to_string();
+    let refused = |pod: &Value| {
+        let conditions = pod.items_at(&["status", "conditions"]).iter();
+        let message = conditions.filter(|one| one.str_at(&["type"]) == "PodResizePending");
+        message.into_iter().any(|one| one.str_at(&["message"]).contains(&wanted))
+    };
+    let pod = node.pod_until("p", "refused again", refused).await;
+    assert_eq!(given(&pod, "limits", "memory"), "64Mi");
+    assert_eq!(started(&node.runtime.log()), ["c"]);
+
+    resize(&node, amounts("200m", "128Mi")).await;
+    let pod = node.pod_until("p", "started again", |pod| given(pod, "limits", "memory") == "128Mi").await;
+    let pod = match condition(&pod, "PodResizeInProgress") {
+        "" => pod,
+        _ => node.pod_until("p", "done", |pod| condition(pod, "PodResizeInProgress").is_empty()).await,
+    };
+    assert_eq!(resize_reason(&pod), "");
+    assert_eq!(container(&pod, "c").get("restartCount").and_then(Value::as_int), Some(1));
+    node.event("p", "Killing", "Container c resize requires restart").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
