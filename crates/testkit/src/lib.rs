@@ -3,8 +3,8 @@
 //! Owns no product code, and no product may use it: only `[dev-dependencies]` name it, and `tests/edges.txt` sees to
 //! that. Must never know what a single crate tests; that stays in the crate's `tests/it`.
 //!
-//! Start with [`eventually`]. [`cluster`] (feature `cluster`) has the API server behind its first filter, over a store in
-//! memory; [`runtime`] (feature `runtime`) has the embedded runtime with one image, and counts what it leaves behind.
+//! Start with [`eventually`]. `cluster` (a feature of this name) has the API server behind its first filter, over a store in
+//! memory; `runtime` (another) has the embedded runtime with one image, and counts what it leaves behind.
 
 #![expect(
     clippy::unwrap_used,

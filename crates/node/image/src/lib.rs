@@ -2,7 +2,7 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | what a name means | [`reference`] |
+//! | what a name means | [`mod@reference`] |
 //! | from a registry | [`registry`] |
 //! | from an OCI or Docker archive | [`archive`] |
 //! | layers to directories | [`unpack`] |

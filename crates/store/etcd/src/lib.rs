@@ -1,4 +1,4 @@
-//! etcd's v3 protocol: any [`Store`](skiff_store::Store) served to etcd's clients, and any etcd used as a store.
+//! etcd's v3 protocol: any [`Store`] served to etcd's clients, and any etcd used as a store.
 //!
 //! **Owns** the messages ([`proto`]), the services in front of an engine ([`Etcd`]) and the engine in front of an etcd
 //! ([`EtcdStore`]).
@@ -6,7 +6,7 @@
 //! **Must never know** what a value means. Who may connect is decided by whoever hands in the connections: the
 //! services believe every caller, so they belong on a socket only trusted parties reach, or behind client certificates.
 //!
-//! Start reading at [`Etcd::router`]; `wire.rs` says how words of the protocol become words of the trait.
+//! Start reading at [`Etcd::routes`]; `wire.rs` says how words of the protocol become words of the trait.
 //!
 //! Not here yet: comparing ranges in a transaction, `ignore_value` and `ignore_lease` inside a transaction, snapshots and
 //! hashes over the wire (etcd's are of its own database file), authentication and membership of etcd itself. Each is

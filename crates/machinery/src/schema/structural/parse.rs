@@ -11,7 +11,7 @@ const MAX_LEVELS: usize = 200;
 
 impl Structural {
     /// Parses the value of `openAPIV3Schema`, which was decoded over its built-in type already. The errors are those
-    /// that make the schema unusable; [`check`](super::check) finds what upstream forbids besides.
+    /// that make the schema unusable; [`check`](fn@super::check) finds what upstream forbids besides.
     pub fn parse(schema: &Value, path: &FieldPath<'_>) -> Result<Self, ErrorList> {
         Self::parse_part(schema, path, true)
     }

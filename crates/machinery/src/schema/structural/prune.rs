@@ -5,7 +5,7 @@ use crate::value::{Map, Value};
 use std::fmt::Write;
 
 impl Structural {
-    /// Drops unknown fields from an object (not from `metadata`, see [`coerce_metadata`]). Gives the paths of what was
+    /// Drops unknown fields from an object (not from `metadata`, see [`coerce_metadata`](super::coerce_metadata)). Gives the paths of what was
     /// dropped, sorted: upstream reports each as `unknown field "<path>"`.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut pruner = Pruner { path: String::new(), pruned: Vec::new() };

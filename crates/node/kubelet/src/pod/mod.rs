@@ -1,5 +1,5 @@
 //! One pod: what it should be ([`spec`]), what it is ([`state`]), the next step ([`plan`]), how a container is described
-//! to the runtime ([`container`], [`env`]) and given other resources ([`resize`]), how it is asked whether it is well ([`probe`]), what is told to the API
+//! to the runtime ([`container`], [`mod@env`]) and given other resources ([`resize`]), how it is asked whether it is well ([`probe`]), what is told to the API
 //! ([`status`]), and the actor that turns the wheel ([`worker`]).
 
 pub mod container;

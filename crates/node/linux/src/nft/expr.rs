@@ -479,7 +479,7 @@ fn payload(m: &mut MessageMut<'_>, dreg: u32, base: u32, offset: u32, len: u32) 
 /// A set element: key, and a map's value or verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
-    /// Key bytes, each part of a concatenation padded to four ([`concat`]).
+    /// Key bytes, each part of a concatenation padded to four ([`concat()`]).
     pub key: Vec<u8>,
     /// What a map holds for it.
     pub data: Data,
