@@ -79,9 +79,14 @@ impl Cluster {
 
     /// Imports an image `localhost/web:VERSION`.
     pub(crate) fn import(&self, world: &World, version: &str) {
+        self.import_into(world, version, "/var/lib/skiff");
+    }
+
+    /// The same for a node with a data directory of its own.
+    pub(crate) fn import_into(&self, world: &World, version: &str, data: &str) {
         let archive = world.dir.join(format!("web-{version}.tar"));
         image::write(&archive, &format!("localhost/web:{version}"), version);
-        self.skiff_ok(&["image", "import", archive.to_str().expect("text")]);
+        self.skiff_ok(&["image", "import", "--data-dir", data, archive.to_str().expect("text")]);
     }
 
     /// Waits until it answers.

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "what a test of minutes does is worth seeing, and `skipped: why` is said so")]
 #![expect(clippy::disallowed_methods, reason = "threads of tests sleep between two looks at a condition")]
 
+mod alone;
 mod clients;
 mod cluster;
 mod conformance;

@@ -25,6 +25,7 @@ pub mod session;
 pub mod spdy;
 pub mod tls;
 pub mod websocket;
+pub mod wsstream;
 
 pub use body::Body;
 pub use service::{Peer, Service, ServiceFuture};

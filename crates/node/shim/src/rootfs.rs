@@ -155,40 +155,51 @@ fn cgroups(sysfs: &OwnedFd, read_only: Attr) -> Step<()> {
         Err(error) => return Err(format!("opening /sys/fs/cgroup: {error}")),
     };
     let attributes = LOCKED_DOWN | read_only;
-    match step("reading the cgroup hierarchy", skiff_linux::cgroup::Hierarchy::detect().map_err(std::io::Error::other))?
-    {
-        skiff_linux::cgroup::Hierarchy::V2(_) => {
-            let fs = step("mounting cgroup2", mount::new_fs("cgroup2", &[], attributes))?;
-            step("mounting /sys/fs/cgroup", mount::attach(fs, place))
-        }
-        skiff_linux::cgroup::Hierarchy::V1(controllers) => {
-            let tmpfs = mount::new_fs("tmpfs", &[("mode", "755")], LOCKED_DOWN);
-            let tmpfs = step("mounting /sys/fs/cgroup", tmpfs)?;
-            step("mounting /sys/fs/cgroup", mount::attach(&tmpfs, place))?;
-            let mut by_mount: std::collections::BTreeMap<&Path, Vec<&str>> = std::collections::BTreeMap::new();
-            // Version 2 beside them has nothing to show.
-            for (name, path) in controllers.iter().filter(|(name, _)| !name.is_empty()) {
-                by_mount.entry(path).or_default().push(name);
-            }
-            for (path, names) in by_mount {
-                let Some(directory) = path.file_name().and_then(|name| name.to_str()) else { continue };
-                let options: Vec<(&str, &str)> = names
-                    .iter()
-                    .flat_map(|name| match name.strip_prefix("name=") {
-                        Some(name) => vec![("none", ""), ("name", name)],
-                        None => vec![(*name, "")],
-                    })
-                    .collect();
-                let fs = mount::new_fs("cgroup", &options, attributes);
-                let fs = step(&format!("mounting cgroup {names:?}"), fs)?;
-                attach_plain(&tmpfs, directory, &fs)?;
-            }
-            step("closing /sys/fs/cgroup", mount::set_attributes(&tmpfs, Attr::MOUNT_ATTR_RDONLY, false))
+    let hierarchies = skiff_linux::cgroup::Hierarchy::of_this_process().map_err(std::io::Error::other);
+    let hierarchies = step("reading the cgroup hierarchies", hierarchies)?;
+    if hierarchies.is_empty() {
+        let fs = step("mounting cgroup2", mount::new_fs("cgroup2", &[], attributes))?;
+        return step("mounting /sys/fs/cgroup", mount::attach(fs, place));
+    }
+    let tmpfs = step("mounting /sys/fs/cgroup", mount::new_fs("tmpfs", &[("mode", "755")], LOCKED_DOWN))?;
+    step("mounting /sys/fs/cgroup", mount::attach(&tmpfs, place))?;
+    for names in hierarchies {
+        let options: Vec<(&str, &str)> = names
+            .iter()
+            .flat_map(|name| match name.strip_prefix("name=") {
+                Some(name) => vec![("none", ""), ("name", name)],
+                None => vec![(name.as_str(), "")],
+            })
+            .collect();
+        let fs = step(&format!("mounting cgroup {names:?}"), mount::new_fs("cgroup", &options, attributes))?;
+        let plain: Vec<&str> = names.iter().map(|name| name.strip_prefix("name=").unwrap_or(name)).collect();
+        let directory = plain.join(",");
+        attach_plain(&tmpfs, &directory, &fs)?;
+        // Programs look for each by its own name.
+        for name in plain.iter().filter(|_| plain.len() > 1) {
+            let linked = rustix::fs::symlinkat(&directory, &tmpfs, *name).map_err(Into::into);
+            step("linking a cgroup", linked)?;
         }
     }
+    step("closing /sys/fs/cgroup", mount::set_attributes(&tmpfs, Attr::MOUNT_ATTR_RDONLY, false))
+}
+
+/// An image as a directory tree. The kernel wants a place to write to; nothing ever is, as it is attached read-only.
+fn image_volume(volume: &Volume) -> Step<OwnedFd> {
+    let (upper, work) = (volume.source.join("upper"), volume.source.join("work"));
+    for directory in [&upper, &work] {
+        step(&format!("making {}", directory.display()), std::fs::create_dir_all(directory))?;
+    }
+    let overlay = mount::Overlay { lower: &volume.layers, upper: &upper, work: &work };
+    let tree = step("mounting an image", mount::overlay(overlay))?;
+    step("locking an image", mount::set_attributes(&tree, Attr::MOUNT_ATTR_RDONLY | LOCKED_DOWN, false))?;
+    Ok(tree)
 }
 
 fn clone_volume(volume: &Volume) -> Step<OwnedFd> {
+    if !volume.layers.is_empty() {
+        return image_volume(volume);
+    }
     let source = &volume.source;
     if volume.propagation == MountPropagation::Bidirectional {
         let mounts = step("reading mountinfo", mount::mounts())?;

@@ -19,6 +19,7 @@ use skiff_net::Body;
 use skiff_net::client::{Client, Options};
 use skiff_net::proxy::{self, ProxyError};
 use skiff_net::tls::{Identity, ServerTrust, TlsError, client_config};
+use skiff_net::{websocket, wsstream};
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -216,10 +217,14 @@ impl Kubelets {
         }
         let url = format!("{}{path}", kubelet_url(&*self.node(node)?)?);
         if matches!(stream, Stream::Log) {
+            let asked_by = request.parts;
             let request = Request::get(&url).body(Body::Empty).map_err(ApiError::internal)?;
             let answer = self.client.send(request).await.map_err(|error| unreachable(node, &error))?;
-            let answer = good(answer).await?;
-            return Ok(text(answer.into_body()));
+            let body = good(answer).await?.into_body();
+            if websocket::is_websocket(&asked_by.headers) {
+                return Ok(wsstream::answer(Request::from_parts(asked_by, ()), body, &self.supervisor));
+            }
+            return Ok(text(body));
         }
         self.upgrade(request, &url, node).await
     }

@@ -305,7 +305,14 @@ impl Alone {
                 self.kubeconfig.authority().context("--client-ca-file is needed: the kubeconfig has none")?.to_vec()
             }
         };
-        let certificate = Certificate::take(options.tls, "kubelet", address, self.clock.wall())?;
+        let tls = options.tls.or_else(|| kubelet::certificate_beside(options.kubeconfig.as_deref()?));
+        if tls.is_none() {
+            tracing::warn!(
+                "no --tls-cert-file, and no kubelet.crt beside the kubeconfig: the certificate that is shown is nobody's, and an \
+                 API server that looks at it cannot read logs or run commands"
+            );
+        }
+        let certificate = Certificate::take(tls, "kubelet", address, self.clock.wall())?;
         let serving =
             agent::Serving { listener: options.listen.bind("kubelet")?, identity: certificate.identity(), client_ca };
         certificate.keep(&self.clock, &self.run);

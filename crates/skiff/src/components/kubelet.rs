@@ -9,7 +9,7 @@ use skiff_kubelet::kubelet::Config as KubeletConfig;
 use skiff_kubelet::{images_gc, rotation};
 use skiff_machinery::quantity::Quantity;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags.
 pub(crate) const SPEC: Spec = Spec { component: Component::Kubelet, flags: &[OWN] };
@@ -62,7 +62,10 @@ const OWN: &[Entry] = &[
     flag("allowed-unsafe-sysctls", "Sysctls that pods may set beyond the safe ones; a last `*` stands for any."),
     flag("cgroup-root", "Root of the pods' cgroups; /kubepods when absent."),
     alone("client-ca-file", "Authority of client certificates; the kubeconfig's when absent."),
-    flag("tls-cert-file", "Certificate to show. Alone, one that nobody has signed is made in memory when absent."),
+    flag(
+        "tls-cert-file",
+        "Certificate to show. Alone, kubelet.crt beside the kubeconfig when absent; else one that nobody has signed is made in memory.",
+    ),
     flag("tls-private-key-file", "Its key."),
     fixed("anonymous-auth", "false", "Nobody without a credential is answered."),
     fixed("authentication-token-webhook", "true", "Tokens are reviewed by the API server."),
@@ -164,6 +167,12 @@ pub(crate) struct Options {
     pub(crate) data_dir: PathBuf,
     pub(crate) cluster_cidrs: Vec<String>,
     pub(crate) verbosity: i64,
+}
+
+/// What the server has written for a kubelet to show beside its kubeconfig.
+pub(crate) fn certificate_beside(kubeconfig: &Path) -> Option<(PathBuf, PathBuf)> {
+    let pair = (kubeconfig.with_file_name("kubelet.crt"), kubeconfig.with_file_name("kubelet.key"));
+    (pair.0.exists() && pair.1.exists()).then_some(pair)
 }
 
 fn addresses(text: &str) -> Result<Vec<IpAddr>, String> {

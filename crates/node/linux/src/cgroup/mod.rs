@@ -131,6 +131,12 @@ impl Hierarchy {
         Ok(Self::V1(controllers))
     }
 
+    /// Controllers of the hierarchies that the calling process is in, those that share one together; none with version 2 alone.
+    /// Unlike mounts, they are the same in a cgroup namespace.
+    pub fn of_this_process() -> Result<Vec<Vec<String>>> {
+        Ok(v1::hierarchies(&read(Path::new("/proc/self/cgroup"))?))
+    }
+
     /// The cgroup at `path`, absolute from the root of the hierarchy; it need not exist. A path with `..` is refused.
     pub fn at(&self, path: &Path) -> Result<Cgroup> {
         use std::path::Component;

@@ -9,21 +9,22 @@ use crate::mount::MountInfo;
 /// The name of version 2 in `/proc/self/cgroup`.
 pub(super) const UNIFIED: &str = "";
 
+/// Names of controllers in `/proc/self/cgroup`, one list for each hierarchy of version 1.
+pub(super) fn hierarchies(known: &str) -> Vec<Vec<String>> {
+    let lines = known.lines().filter_map(|line| line.split(':').nth(1)).filter(|names| !names.is_empty());
+    lines.map(|names| names.split(',').map(str::to_owned).collect()).collect()
+}
+
 /// Mounted controllers. Only mounts of a hierarchy's root count: below a bind of a sub-tree paths would mean something
 /// else. `known` is `/proc/self/cgroup`, whose second fields name the controllers (mount options hold other words too).
 ///
 /// On a hybrid host the mount of version 2 stands beside them, with the empty name: it limits nothing there, but other
 /// runtimes put processes into it.
 pub(super) fn controllers(mounts: &[MountInfo], known: &str) -> BTreeMap<String, PathBuf> {
-    let names: Vec<&str> = known
-        .lines()
-        .filter_map(|line| line.split(':').nth(1))
-        .filter(|names| !names.is_empty())
-        .flat_map(|names| names.split(','))
-        .collect();
+    let names: Vec<String> = hierarchies(known).into_iter().flatten().collect();
     let mut found = BTreeMap::new();
     for mount in mounts.iter().filter(|mount| mount.kind == "cgroup" && mount.root == Path::new("/")) {
-        for option in mount.options.split(',').filter(|option| names.contains(option)) {
+        for option in mount.options.split(',').filter(|option| names.iter().any(|name| name == option)) {
             found.entry(option.to_owned()).or_insert_with(|| mount.target.clone());
         }
     }

@@ -204,6 +204,10 @@ async fn a_shared_pid_namespace_and_update_and_stats() {
         })
         .await
         .unwrap();
+    let own = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes cpu/cpu.shares";
+    let (_, text) = f.exec(&sleeper, own).await.unwrap();
+    let seen: Vec<&str> = text.split_whitespace().collect();
+    assert!(matches!(seen[..], ["33554432"] | ["33554432", "512"]), "a container sees its own cgroups: {text}");
     let resources = f.status(&sleeper).await.resources.unwrap().linux.unwrap();
     assert_eq!((resources.memory_limit_in_bytes, resources.cpu_shares), (32 << 20, 512));
     let stats = f
