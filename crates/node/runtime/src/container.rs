@@ -1,5 +1,6 @@
 //! Containers: create, start, stop, remove, describe.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,19 @@ impl Inner {
         let image = self.images.resolve(&reference).await?;
         let id = record::new_id().map_err(|error| CriError::unknown(format!("no random id: {error}")))?;
         let dir = self.root.join("containers").join(&id);
-        let record = self.plan(sandbox, &config, &image, &id, &dir)?;
+        let mut volume_images = BTreeMap::new();
+        for wanted in config.mounts.iter().filter_map(|mount| mount.image.as_ref()) {
+            volume_images.insert(wanted.image.clone(), self.images.resolve(&wanted.image).await?);
+        }
+        let around = spec::Around {
+            id: &id,
+            dir: &dir,
+            sandbox_dir: &sandbox.dir,
+            sandbox: &sandbox.config,
+            image: &image,
+            volume_images: &volume_images,
+        };
+        let record = self.plan(sandbox, &config, &around)?;
         let container = Container::new(dir.clone(), config, record);
         let files = || -> std::io::Result<()> {
             record::private_dir(&dir)?;
@@ -72,9 +85,12 @@ impl Inner {
             return Err(io_error("preparing the container directory")(error));
         }
         // From now on its layers are in use. One that was removed just before is told now, not by a failed mount.
-        if !image.layers.iter().all(|layer| layer.is_dir()) {
-            remove_dir(&dir)?;
-            return Err(CriError::not_found(format!("image {reference:?} not found: it has just been removed")));
+        let used = std::iter::once((&reference, &image)).chain(&volume_images);
+        for (name, image) in used {
+            if !image.layers.iter().all(|layer| layer.is_dir()) {
+                remove_dir(&dir)?;
+                return Err(CriError::not_found(format!("image {name:?} not found: it has just been removed")));
+            }
         }
         self.containers.lock().insert(id.clone(), Arc::new(container));
         self.announce(&id, &sandbox.id, ContainerEventType::ContainerCreatedEvent);
@@ -85,12 +101,10 @@ impl Inner {
         &self,
         sandbox: &Sandbox,
         config: &ContainerConfig,
-        image: &ResolvedImage,
-        id: &str,
-        dir: &Path,
+        around: &spec::Around<'_>,
     ) -> Result<ContainerRecord, CriError> {
-        let around = spec::Around { id, dir, sandbox_dir: &sandbox.dir, sandbox: &sandbox.config, image };
-        let (mut spec, confined) = spec::container(config, &around)?;
+        let (image, id) = (around.image, around.id);
+        let (mut spec, confined) = spec::container(config, around)?;
         if confined {
             let filter = crate::seccomp::default_profile(Caps(spec.program.capabilities))
                 .map_err(|error| CriError::unknown(format!("compiling the seccomp profile: {error}")))?;

@@ -95,7 +95,11 @@ pub fn recorded_pods(state: &Path) -> Vec<RecordedPod> {
 pub fn layers_in_use(state: &Path) -> BTreeSet<PathBuf> {
     let containers = std::fs::read_dir(state.join("containers")).into_iter().flatten().flatten();
     let records = containers.filter_map(|entry| record::load::<ContainerRecord>(&entry.path()).ok());
-    records.flat_map(|record| record.spec.layers).collect()
+    let layers = |record: ContainerRecord| {
+        let volumes = record.spec.volumes.into_iter().flat_map(|volume| volume.layers);
+        record.spec.layers.into_iter().chain(volumes)
+    };
+    records.flat_map(layers).collect()
 }
 
 /// The sandbox or container that a path below the state directory belongs to.

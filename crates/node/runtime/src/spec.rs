@@ -210,10 +210,7 @@ fn wants_seccomp(context: &LinuxContainerSecurityContext) -> Result<bool, CriErr
     }
 }
 
-fn volume(mount: &Mount) -> Result<Volume, CriError> {
-    if mount.image.is_some() {
-        return Err(refused("an image volume"));
-    }
+fn volume(mount: &Mount, number: usize, around: &Around<'_>) -> Result<Volume, CriError> {
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(refused("an id-mapped mount"));
     }
@@ -224,10 +221,20 @@ fn volume(mount: &Mount) -> Result<Volume, CriError> {
     if mount.recursive_read_only && (!mount.readonly || mount.propagation() != CriPropagation::PropagationPrivate) {
         return Err(invalid("recursive read-only mount conflicts with a writable or propagated mount"));
     }
+    let (source, layers) = match &mount.image {
+        None => (mount.host_path.clone().into(), Vec::new()),
+        Some(_) if !mount.image_sub_path.is_empty() => return Err(refused("a subPath of an image volume")),
+        Some(wanted) => {
+            let image = around.volume_images.get(&wanted.image);
+            let image = image.ok_or_else(|| CriError::not_found(format!("image {:?} not found", wanted.image)))?;
+            (around.dir.join(format!("volume-{number}")), image.layers.clone())
+        }
+    };
     Ok(Volume {
-        source: mount.host_path.clone().into(),
+        source,
         target: Path::new("/").join(target),
-        readonly: mount.readonly,
+        readonly: mount.readonly || !layers.is_empty(),
+        layers,
         recursive_readonly: mount.recursive_read_only,
         propagation: match mount.propagation() {
             CriPropagation::PropagationPrivate => MountPropagation::Private,
@@ -272,6 +279,8 @@ pub(crate) struct Around<'a> {
     pub(crate) sandbox_dir: &'a Path,
     pub(crate) sandbox: &'a PodSandboxConfig,
     pub(crate) image: &'a ResolvedImage,
+    /// Of image volumes, by how the mount names them.
+    pub(crate) volume_images: &'a BTreeMap<String, ResolvedImage>,
 }
 
 /// The container as the shim gets it, and whether it needs the default seccomp profile (whose file the caller stores).
@@ -299,13 +308,15 @@ pub(crate) fn container(config: &ContainerConfig, around: &Around<'_>) -> Result
     }
     let (granted, ambient) = capabilities(context.capabilities.as_ref(), context.privileged)?;
 
-    let mut volumes = config.mounts.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
+    let volume = |(number, mount)| volume(mount, number, around);
+    let mut volumes = config.mounts.iter().enumerate().map(volume).collect::<Result<Vec<_>, _>>()?;
     for (file, target) in [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")]
     {
         if !volumes.iter().any(|volume| volume.target == Path::new(target)) {
             let readonly = context.readonly_rootfs;
             volumes.push(Volume {
                 source: around.sandbox_dir.join(file),
+                layers: Vec::new(),
                 target: target.into(),
                 readonly,
                 ..Volume::default()

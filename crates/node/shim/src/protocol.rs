@@ -68,8 +68,11 @@ pub enum MountPropagation {
 /// A host directory or file shown in the container.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Volume {
-    /// On the host; links are followed.
+    /// On the host; links are followed. Of an image volume: what is written over its layers, which is nothing.
     pub source: PathBuf,
+    /// Of an image volume: the layers, topmost first.
+    #[serde(default)]
+    pub layers: Vec<PathBuf>,
     /// In the container.
     pub target: PathBuf,
     /// Not writable.
