@@ -126,6 +126,8 @@ pub struct Informers {
     pub budgets: Shared<Tree>,
     /// ClusterRoles.
     pub cluster_roles: Shared<Tree>,
+    /// HorizontalPodAutoscalers.
+    pub autoscalers: Shared<Tree>,
     /// CertificateSigningRequests.
     pub certificate_requests: Shared<Tree>,
     /// ResourceQuotas.
@@ -165,6 +167,7 @@ impl Informers {
             cron_jobs: Shared::new(context, "batch", "v1", "cronjobs", all()),
             budgets: Shared::new(context, "policy", "v1", "poddisruptionbudgets", all()),
             cluster_roles: Shared::new(context, "rbac.authorization.k8s.io", "v1", "clusterroles", all()),
+            autoscalers: Shared::new(context, "autoscaling", "v2", "horizontalpodautoscalers", all()),
             certificate_requests: Shared::new(
                 context,
                 "certificates.k8s.io",
@@ -214,6 +217,7 @@ impl Informers {
         self.cron_jobs.spawn(supervisor);
         self.budgets.spawn(supervisor);
         self.cluster_roles.spawn(supervisor);
+        self.autoscalers.spawn(supervisor);
         self.certificate_requests.spawn(supervisor);
         self.resource_quotas.spawn(supervisor);
         self.node_leases.spawn(supervisor);

@@ -4,6 +4,7 @@
 //! A group that does not answer is not taken for one that is gone: it is listed under [`Discovered::failures`], and what
 //! it served last stays known.
 
+use parking_lot::Mutex;
 use skiff_client::{Client, ClientError};
 use skiff_machinery::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -126,6 +127,30 @@ impl Discovered {
             answers.push(Answer { api_version, resources: resources.map_err(|error| error.to_string()) });
         }
         Ok(Self::put_together(answers, before))
+    }
+}
+
+/// Finds kinds by name, for controllers that follow references to whatever is served. Discovery is read again when a kind
+/// is not known.
+pub struct Kinds {
+    client: Client,
+    known: Mutex<Arc<Discovered>>,
+}
+
+impl Kinds {
+    /// Knows nothing yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, known: Mutex::default() }
+    }
+    /// The resource of a kind; `None` when nobody serves it.
+    pub async fn find(&self, api_version: &str, kind: &str) -> Result<Option<Arc<Resource>>, ClientError> {
+        let before = Arc::clone(&self.known.lock());
+        if let Some(found) = before.find(api_version, kind) {
+            return Ok(Some(Arc::clone(found)));
+        }
+        let fresh = Arc::new(Discovered::fetch(&self.client, &before).await?);
+        *self.known.lock() = Arc::clone(&fresh);
+        Ok(fresh.find(api_version, kind).cloned())
     }
 }
 

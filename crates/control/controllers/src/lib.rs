@@ -10,6 +10,7 @@
 //! **Must never know** the server, the store, the scheduler or the kubelet. Each controller writes under its own service
 //! account's identity, so that its RBAC role is the upstream one and audit tells them apart.
 
+pub mod autoscaling;
 pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod context;

@@ -2,8 +2,8 @@
 
 use crate::context::{Clients, Context, Informers};
 use crate::{
-    certificates, cluster_role_aggregation, cronjob, daemonset, disruption, endpoints, garbage_collector, job,
-    namespace, node_ipam, node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account,
+    autoscaling, certificates, cluster_role_aggregation, cronjob, daemonset, disruption, endpoints, garbage_collector,
+    job, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account,
     statefulset, taint_eviction, ttl_after_finished, volume_protection,
 };
 use skiff_base::clock::SharedClock;
@@ -87,6 +87,7 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
     cluster_role_aggregation::spawn(&context, &mut informers);
     resource_quota::spawn(&context, &mut informers);
     endpoints::spawn(&context, &mut informers);
+    autoscaling::spawn(&context, &mut informers);
     certificates::spawn(&context, &mut informers, config.signing.clone());
     if !config.cluster_cidrs.is_empty() {
         node_ipam::spawn(&context, &mut informers, config.cluster_cidrs.clone());

@@ -5,11 +5,6 @@ use skiff_machinery::GroupVersion;
 /// Kinds whose objects are kept but that nothing acts on yet; the text names the missing part.
 const WARNINGS: &[(&str, &str, &str)] = &[
     (
-        "autoscaling",
-        "horizontalpodautoscalers",
-        "HorizontalPodAutoscalers are stored, but no autoscaler is built yet: nothing is scaled",
-    ),
-    (
         "",
         "persistentvolumes",
         "PersistentVolumes are stored, but no volume binder is built yet: they are bound to no claim",

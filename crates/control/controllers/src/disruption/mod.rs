@@ -6,11 +6,10 @@
 mod plan;
 
 use crate::context::{Context, Informers, SyncError, SyncResult, run_controller, tools};
-use crate::discovery::Discovered;
+use crate::discovery::Kinds;
 use crate::ownership::controller_of;
 use crate::pod::{Owner, PodView, reference};
 use crate::workload::{epoch_seconds, int_at};
-use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
 use skiff_client::events::{EventType, Recorder, Reference};
 use skiff_client::informer::{Delta, Item, ObjectKey};
@@ -31,7 +30,7 @@ struct Controller {
     deployments: Arc<Store<Tree>>,
     stateful_sets: Arc<Store<Tree>>,
     recorder: Recorder,
-    discovered: Arc<Mutex<Arc<Discovered>>>,
+    kinds: Kinds,
 }
 
 /// Builds the controller.
@@ -50,6 +49,7 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         });
     }
     let controller = Arc::new(Controller {
+        kinds: Kinds::new(client.clone()),
         client,
         clock: Arc::clone(&context.clock),
         budgets,
@@ -58,7 +58,6 @@ pub fn spawn(context: &Context, informers: &mut Informers) {
         deployments: informers.deployments.store(),
         stateful_sets: informers.stateful_sets.store(),
         recorder,
-        discovered: Arc::default(),
     });
     run_controller(context, "disruption", &queue, 1, &controller, Controller::sync);
     run_controller(context, "stale-pod-disruption", &stale, 1, &controller, Controller::forget_disruption);
@@ -225,19 +224,7 @@ impl Controller {
 
     /// Of anything else that has a scale (`getScaleController`).
     async fn scale_subresource(&self, namespace: &str, owner: &Owner) -> Result<Option<(Arc<str>, i64)>, SyncError> {
-        let before = Arc::clone(&self.discovered.lock());
-        let find = |discovered: &Discovered| discovered.find(&owner.api_version, &owner.kind).cloned();
-        let resource = match find(&before) {
-            Some(found) => found,
-            None => {
-                let fresh = Arc::new(Discovered::fetch(&self.client, &before).await?);
-                *self.discovered.lock() = Arc::clone(&fresh);
-                match find(&fresh) {
-                    Some(found) => found,
-                    None => return Ok(None),
-                }
-            }
-        };
+        let Some(resource) = self.kinds.find(&owner.api_version, &owner.kind).await? else { return Ok(None) };
         let api = self.client.namespaced(&resource.group, &resource.version, &resource.resource, namespace);
         match api.fetch_subresource(&owner.name, "scale").await {
             Ok(scale) if scale.str_at(&["metadata", "uid"]) == &*owner.uid => {

@@ -53,7 +53,7 @@ async fn a_node_gets_its_certificate_and_nobody_elses() {
     };
     cluster.create(&cluster.all("rbac.authorization.k8s.io", "v1", "clusterrolebindings"), binding).await;
     as_node("n1").create(&node("own", "n1"), &WriteOptions::default()).await.unwrap();
-    let own = cluster.when(&requests, "own", "is issued", |it| !it.str_at(&["status", "certificate"]).is_empty()).await;
+    let own = cluster.when(&requests, "own", "issued", |it| !it.str_at(&["status", "certificate"]).is_empty()).await;
     let approved = condition(&own, "Approved").unwrap();
     assert_eq!(approved.str_at(&["reason"]), "AutoApproved");
     assert!(approved.str_at(&["message"]).starts_with("Auto approving self kubelet client certificate"));
@@ -67,7 +67,7 @@ async fn a_node_gets_its_certificate_and_nobody_elses() {
     // Somebody else's is not approved by itself, but can be by somebody who may.
     requests.create(&node("other", "n2"), &WriteOptions::default()).await.unwrap();
     // The administrator may do everything, `nodeclient` too.
-    let other = cluster.when(&requests, "other", "is approved", |it| condition(it, "Approved").is_some()).await;
+    let other = cluster.when(&requests, "other", "approved", |it| condition(it, "Approved").is_some()).await;
     let approved = condition(&other, "Approved").unwrap();
     assert!(approved.str_at(&["message"]).starts_with("Auto approving kubelet client certificate"));
 }
@@ -106,13 +106,13 @@ async fn approved_requests_are_signed_or_say_why_not() {
     make("greedy", CLIENT, ("dev", "jane"), None, list!["client auth", "server auth"]).await;
     make("foreign", "example.com/mine", ("dev", "jane"), None, list!["client auth"]).await;
     for name in ["jane", "server"] {
-        cluster.when(&requests, name, "is issued", |it| !it.str_at(&["status", "certificate"]).is_empty()).await;
+        cluster.when(&requests, name, "issued", |it| !it.str_at(&["status", "certificate"]).is_empty()).await;
     }
     for (name, why) in [
         ("nameless", "DNS or IP subjectAltName is required"),
         ("greedy", "invalid usage for client certificate: server auth"),
     ] {
-        let failed = cluster.when(&requests, name, "has failed", |it| condition(it, "Failed").is_some()).await;
+        let failed = cluster.when(&requests, name, "refused", |it| condition(it, "Failed").is_some()).await;
         let failed = condition(&failed, "Failed").unwrap();
         assert_eq!((failed.str_at(&["reason"]), failed.str_at(&["message"])), ("SignerValidationFailure", why));
     }

@@ -1,6 +1,7 @@
 //! The controllers over a whole API server in this process: authentication, RBAC, admission, watch caches and all.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod autoscalers;
 mod certificates;
 mod cluster;
 mod cronjobs;
