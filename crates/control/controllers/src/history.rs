@@ -5,11 +5,15 @@ use crate::context::{BY_CONTROLLER, SyncError};
 use crate::workload::{Owner, int_at};
 use skiff_client::informer::{Item, ObjectKey};
 use skiff_client::{Client, ClientError, Patch, Store, Tree, WriteOptions};
+use skiff_machinery::codec::json;
+use skiff_machinery::schema::builtin;
 use skiff_machinery::{Value, object};
 
-/// What a revision keeps: the template, to be put back as a strategic patch by `kubectl rollout undo`.
+/// What a revision keeps: the template, to be put back as a strategic patch by `kubectl rollout undo`. Clients find the
+/// revision of a set by comparing bytes, so `resources: {}` and what else Go always writes is in it.
 pub fn revision_data(template: &Value) -> Value {
-    let mut template = template.clone();
+    let ty = builtin::by_name("io.k8s.api.core.v1.PodTemplateSpec").expect("a built-in type");
+    let mut template = json::from_slice(&json::encode(template, ty)).expect("JSON that was just written");
     if let Some(map) = template.as_object_mut() {
         map.insert("$patch", "replace");
     }
@@ -51,7 +55,8 @@ impl History<'_> {
         let newest = owned.last().map_or(0, |revision| int_at(&revision.value, &["revision"], 0));
         let api = self.client.namespaced("apps", "v1", "controllerrevisions", owner.namespace());
         let options = WriteOptions::default();
-        let known = owned.iter().rev().find(|revision| revision.value.get("data") == Some(&data));
+        let keeps = |revision: &Value| revision_data(&template_of(revision)) == data;
+        let known = owned.iter().rev().find(|revision| keeps(&revision.value));
         let written = if let Some(known) = known {
             if int_at(&known.value, &["revision"], 0) == newest {
                 return Ok(Value::clone(&known.value));
@@ -81,7 +86,7 @@ impl History<'_> {
                     let taken = api.fetch_optional(name).await?;
                     let controller = taken.as_ref().and_then(crate::ownership::controller_of);
                     let ours = controller.is_some_and(|controller| controller.str_at(&["uid"]) == owner.uid());
-                    taken.filter(|taken| ours && taken.get("data") == Some(&data)).ok_or(error)?
+                    taken.filter(|taken| ours && keeps(taken)).ok_or(error)?
                 }
                 outcome => outcome?,
             }
@@ -105,5 +110,26 @@ impl History<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_what_go_writes() {
+        let template = json::from_slice(
+            br#"{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"x"}],"securityContext":{}}}"#,
+        );
+        let template = template.unwrap();
+        let data = revision_data(&template);
+        // As `getPatch` of `pkg/controller/daemon/update.go` makes it of the same set.
+        let expected = concat!(
+            r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"b"}},"#,
+            r#""spec":{"containers":[{"image":"x","name":"c","resources":{}}],"securityContext":{}}}}}"#
+        );
+        assert_eq!(json::to_string(&data), expected);
+        assert_eq!(revision_data(&template_of(&object! { "data": data.clone() })), data);
     }
 }
