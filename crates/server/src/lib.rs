@@ -17,10 +17,12 @@
 //! there is no handler per kind.
 
 pub mod admission;
+mod aggregator;
 pub mod answer;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+mod callout;
 pub mod crd;
 pub mod discovery;
 pub mod fairness;

@@ -11,8 +11,10 @@ mod kubelet;
 pub(crate) mod proxy;
 
 pub use api::Api;
+pub(crate) use kubelet::strip_credentials;
 
 use crate::admission::Plugin;
+use crate::aggregator::Aggregator;
 use crate::authn::{self, AnonymousAccess, Authenticator, service_account::ServiceAccounts, token_file::TokenFile};
 use crate::authz::{Authorizer, Chain, escalation::Guard, node::NodeAuthorizer, rbac::Rbac};
 use crate::bootstrap::{self, endpoints::EndpointReconciler};
@@ -113,6 +115,7 @@ pub struct ApiServer {
     address: SocketAddr,
     definitions: crd::Reconciler,
     endpoints: EndpointReconciler,
+    aggregator: Arc<Aggregator>,
     identities: Identities,
 }
 
@@ -123,6 +126,8 @@ pub struct Identities {
     pub serving: Arc<Identity>,
     /// To kubelets.
     pub kubelet_client: Arc<Identity>,
+    /// To aggregated servers.
+    pub front_proxy_client: Arc<Identity>,
 }
 
 /// Which versions `--runtime-config` turns on and off (`resourceconfig.MergeAPIResourceConfigs`: `api/all` first, then
@@ -177,7 +182,13 @@ impl ApiServer {
         let identity = Identity::from_pem(pki.apiserver.certificate.as_bytes(), pki.apiserver.key.as_bytes())?;
         let pair = &pki.kubelet_client;
         let kubelet_client = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
-        let identities = Identities { serving: Arc::clone(&identity), kubelet_client: Arc::clone(&kubelet_client) };
+        let pair = &pki.front_proxy_client;
+        let front_proxy_client = Identity::from_pem(pair.certificate.as_bytes(), pair.key.as_bytes())?;
+        let identities = Identities {
+            serving: Arc::clone(&identity),
+            kubelet_client: Arc::clone(&kubelet_client),
+            front_proxy_client: Arc::clone(&front_proxy_client),
+        };
         let tls = skiff_net::tls::server_config(identity, Some(pki.ca.as_bytes()), true)?;
         let client_ca = ClientTrust::from_pem(pki.ca.as_bytes())?;
         let accounts = ServiceAccounts::new(
@@ -207,6 +218,15 @@ impl ApiServer {
         let mut authentication = Map::new();
         authentication.insert("client-ca-file", pki.ca.as_str());
         authentication.insert("requestheader-client-ca-file", pki.front_proxy_ca.as_str());
+        for (key, value) in [
+            ("requestheader-allowed-names", "front-proxy-client"),
+            ("requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+            ("requestheader-group-headers", "X-Remote-Group"),
+            ("requestheader-uid-headers", "X-Remote-Uid"),
+            ("requestheader-username-headers", "X-Remote-User"),
+        ] {
+            authentication.insert(key, format!("[{}]", skiff_machinery::error::quote(value)));
+        }
         let settings = bootstrap::Settings {
             service_cidrs: config.service_cidrs,
             kubernetes_service_ip: config.kubernetes_service_ip,
@@ -218,7 +238,7 @@ impl ApiServer {
         registry.bootstrap(bootstrap::desired(&settings)).await.map_err(ServerError::Bootstrap)?;
         let mut endpoints = EndpointReconciler::new(Arc::clone(&registry), settings);
         endpoints.reconcile().await.map_err(ServerError::Bootstrap)?;
-        let mut definitions = crd::Reconciler::new(Arc::clone(&registry));
+        let mut definitions = crd::Reconciler::new(Arc::clone(&registry), supervisor);
         definitions.reconcile().await.map_err(ServerError::Definitions)?;
         let rbac = Arc::new(Rbac::new(Arc::clone(&registry) as _));
         let node = Arc::new(NodeAuthorizer::new(Arc::clone(&registry) as _));
@@ -244,19 +264,20 @@ impl ApiServer {
         let kubelets = kubelet::add(&mut actions, Arc::clone(&registry), &pki.ca, kubelet_client, supervisor)?;
         proxy::add(&mut actions, Arc::clone(&registry), kubelets, proxied, supervisor)?;
         registry.set_actions(actions);
+        let aggregator = Aggregator::new(Arc::clone(&registry), front_proxy_client, supervisor);
         let health = Arc::new(Health::new());
         let told = SocketAddr::new(config.advertise_address, address.port()).to_string();
         let parts = front::Parts {
             authenticator,
             authorizer,
-            dispatch: Arc::new(Api::new(Arc::clone(&registry), told)),
+            dispatch: Arc::new(Api::new(Arc::clone(&registry), told).aggregating(&aggregator)),
             health: Arc::clone(&health),
             metrics: Arc::new(Metrics::new(clock.wall())),
             clock: Arc::clone(&clock),
         };
         let front = Front::new(parts, config.front);
         let server = Server::tls(listener, tls, Arc::clone(&front) as _, config.connections, clock);
-        Ok(Self { registry, front, health, server, address, definitions, endpoints, identities })
+        Ok(Self { registry, front, health, server, address, definitions, endpoints, aggregator, identities })
     }
 
     /// Where it listens.
@@ -285,6 +306,7 @@ impl ApiServer {
         let ready = self.health.add_readiness("poststarthook/start-apiextensions-controllers", Part::Ready);
         self.definitions.spawn(supervisor);
         self.endpoints.spawn(supervisor);
+        self.aggregator.spawn(supervisor);
         ready.set();
         self.server.spawn(supervisor, "api server");
     }

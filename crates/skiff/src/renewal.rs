@@ -41,6 +41,8 @@ pub(crate) struct Renewal {
     pub(crate) serving: Arc<Identity>,
     /// What kubelets see of it.
     pub(crate) kubelet_client: Arc<Identity>,
+    /// What aggregated servers see of it.
+    pub(crate) front_proxy_client: Arc<Identity>,
     pub(crate) kubelet: Option<KubeletServing>,
     pub(crate) kubeconfigs: Vec<Kept>,
     /// As they are shown now.
@@ -51,6 +53,7 @@ pub(crate) struct Renewal {
 pub(crate) struct Shown {
     serving: String,
     kubelet_client: String,
+    front_proxy_client: String,
     kubelet: Option<String>,
 }
 
@@ -60,6 +63,7 @@ impl Shown {
         Self {
             serving: pki.apiserver.certificate.clone(),
             kubelet_client: pki.kubelet_client.certificate.clone(),
+            front_proxy_client: pki.front_proxy_client.certificate.clone(),
             kubelet: kubelet.map(|pair| pair.certificate.clone()),
         }
     }
@@ -101,6 +105,10 @@ impl Renewal {
         }
         if take_up(&self.kubelet_client, &pki.kubelet_client, &mut self.shown.kubelet_client, "the kubelets' client")? {
             renewed.push("apiserver-kubelet-client".to_owned());
+        }
+        let front_proxy = &mut self.shown.front_proxy_client;
+        if take_up(&self.front_proxy_client, &pki.front_proxy_client, front_proxy, "aggregated servers' client")? {
+            renewed.push("front-proxy-client".to_owned());
         }
         if let Some(kubelet) = &self.kubelet {
             let pair = pki.kubelet_server(&kubelet.dir, &kubelet.node, &kubelet.addresses, now)?;
@@ -161,6 +169,7 @@ mod tests {
             names,
             serving: identity(&pki.apiserver),
             kubelet_client: identity(&pki.kubelet_client),
+            front_proxy_client: identity(&pki.front_proxy_client),
             kubelet: Some(KubeletServing {
                 dir: kubelet_dir,
                 node: "n".to_owned(),
@@ -176,7 +185,8 @@ mod tests {
         let day = Duration::from_secs(24 * 60 * 60);
         assert_eq!(renewal.turn(now + 280 * day).unwrap(), [""; 0], "most of their life is left");
         let later = now + 300 * day;
-        assert_eq!(renewal.turn(later).unwrap(), ["apiserver", "apiserver-kubelet-client", "kubelet", conf.as_str()]);
+        let names = ["apiserver", "apiserver-kubelet-client", "front-proxy-client", "kubelet", conf.as_str()];
+        assert_eq!(renewal.turn(later).unwrap(), names);
         assert_eq!(renewal.turn(later).unwrap(), [""; 0]);
         assert_eq!(ending(&pki, later), [""; 0]);
         let files = ["apiserver.crt", "apiserver-kubelet-client.crt", "front-proxy-client.crt"];

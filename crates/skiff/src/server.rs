@@ -401,6 +401,7 @@ impl Plane {
             names: self.names.clone(),
             serving: Arc::clone(&self.identities.serving),
             kubelet_client: Arc::clone(&self.identities.kubelet_client),
+            front_proxy_client: Arc::clone(&self.identities.front_proxy_client),
             shown: Shown::of(&self.pki, kubelet.as_ref().map(|(pair, _)| pair)),
             kubelet: (!given).then(|| KubeletServing {
                 dir,

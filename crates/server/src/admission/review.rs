@@ -20,31 +20,41 @@ pub(super) fn is_own_kind(attributes: &Attributes<'_>) -> bool {
 }
 
 /// An object as a version of its kind shows it.
-pub(super) fn shown(attributes: &Attributes<'_>, object: &Value, version: usize) -> Value {
+pub(super) fn shown(attributes: &Attributes<'_>, object: &Value, version: usize) -> Result<Value, ApiError> {
     let mut object = object.clone();
     if is_own_kind(attributes) && !object.is_null() {
         let resource = attributes.resource;
         let version = &resource.versions[version];
         if let Some(conversion) = &version.conversion {
-            conversion.to_served(&mut object);
+            conversion.to_served(&mut object)?;
         }
         object.set("apiVersion", version.group_version.to_string());
         object.set("kind", resource.kind.as_str());
     }
-    object
+    Ok(object)
 }
 
 /// `AdmissionRequest`.
-pub(super) fn request(attributes: &Attributes<'_>, version: usize) -> Value {
+pub(super) fn request(attributes: &Attributes<'_>, version: usize) -> Result<Value, ApiError> {
     let mut request = facts(attributes, version);
-    let part = |object: Option<&Value>| object.map_or(Value::Null, |object| shown(attributes, object, version));
+    let part = |object: Option<&Value>| shown_or_null(attributes, object, version);
+    let (object, old) = (part(attributes.object.as_ref())?, part(attributes.old.as_deref())?);
     if let Some(request) = request.as_object_mut() {
-        request.insert("object", part(attributes.object.as_ref()));
-        request.insert("oldObject", part(attributes.old.as_deref()));
+        request.insert("object", object);
+        request.insert("oldObject", old);
         request.insert("dryRun", attributes.context.dry_run);
         request.insert("options", attributes.options.clone().unwrap_or_default());
     }
-    request
+    Ok(request)
+}
+
+/// The same for an object that may not be there.
+pub(super) fn shown_or_null(
+    attributes: &Attributes<'_>,
+    object: Option<&Value>,
+    version: usize,
+) -> Result<Value, ApiError> {
+    object.map_or(Ok(Value::Null), |object| shown(attributes, object, version))
 }
 
 /// `AdmissionRequest` without its objects: what expressions know as `request`.
@@ -109,7 +119,7 @@ pub(super) fn returned(attributes: &Attributes<'_>, version: usize, mut after: V
     // What was put in has defaults like anything a client sends.
     resource.strategy.default(&version.group_version, &mut after);
     if let Some(conversion) = &version.conversion {
-        conversion.to_storage(&mut after);
+        conversion.to_storage(&mut after).map_err(|error| error.message().to_owned())?;
     }
     after.set("apiVersion", resource.storage.to_string());
     Ok(after)

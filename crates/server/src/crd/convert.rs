@@ -2,17 +2,19 @@
 //! the top. Mirrors `pkg/apis/apiextensions/v1/conversion.go` and `v1beta1/conversion.go`.
 
 use crate::kinds::Conversion;
-use skiff_machinery::{Map, Value};
+use skiff_machinery::{ApiError, Map, Value};
 
 /// Between `v1` and the stored `v1beta1`.
 pub(super) struct StoredAsV1beta1;
 
 impl Conversion for StoredAsV1beta1 {
-    fn to_storage(&self, object: &mut Value) {
+    fn to_storage(&self, object: &mut Value) -> Result<(), ApiError> {
         to_storage(object);
+        Ok(())
     }
-    fn to_served(&self, object: &mut Value) {
+    fn to_served(&self, object: &mut Value) -> Result<(), ApiError> {
         from_storage(object);
+        Ok(())
     }
 }
 

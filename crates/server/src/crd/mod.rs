@@ -7,7 +7,7 @@
 //!
 //! Mirrors apiextensions-apiserver's `status` (naming), `establish`, `finalizer` controllers and `customresource_handler`.
 //!
-//! Not here yet: conversion webhooks (definitions that have them are refused by name); an index for field selectors.
+//! Not here yet: an index for field selectors.
 
 mod api_services;
 mod columns;
@@ -16,8 +16,10 @@ mod names;
 mod resource;
 mod strategy;
 mod validation;
+mod webhook;
 
 use crate::admission::Reader;
+use crate::callout::Caller;
 use crate::kinds::Resource;
 use crate::registry::Registry;
 use skiff_base::task::{OnFailure, Supervisor};
@@ -62,12 +64,15 @@ struct Serving {
 pub struct Reconciler {
     registry: Arc<Registry>,
     serving: BTreeMap<String, Serving>,
+    /// Asks conversion webhooks.
+    caller: Arc<Caller>,
 }
 
 impl Reconciler {
-    /// Over a registry.
-    pub fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, serving: BTreeMap::new() }
+    /// Over a registry. Connections to conversion webhooks are tasks of the supervisor.
+    pub fn new(registry: Arc<Registry>, supervisor: &Supervisor) -> Self {
+        let caller = Arc::new(Caller::new(Arc::clone(&registry) as _, supervisor.clone()));
+        Self { registry, serving: BTreeMap::new(), caller }
     }
 
     /// Follows the definitions until the supervisor ends.
@@ -164,7 +169,7 @@ impl Reconciler {
         if self.serving.get(name) == Some(&serving) {
             return Ok(());
         }
-        let resource = resource::of(definition, terminating).map_err(ApiError::internal)?;
+        let resource = resource::of(definition, terminating, &self.caller).map_err(ApiError::internal)?;
         self.registry.serve(Arc::new(resource)).await.map_err(ApiError::internal)?;
         self.serving.insert(name.to_owned(), serving);
         Ok(())

@@ -2,6 +2,8 @@
 
 use super::columns::Columns;
 use super::strategy::{CustomStrategy, Face};
+use super::webhook::{ByWebhook, Webhook};
+use crate::callout::Caller;
 use crate::kinds::{
     CustomVersion, PackedTree, Resource, ScalePaths, Scope, SelectableField, StorageEncoding, Strategy, Subresource,
     SubresourceBehaviour, TableConvertor, Version,
@@ -21,6 +23,9 @@ pub(super) enum DefinitionError {
     /// Its columns.
     #[error(transparent)]
     Columns(#[from] super::columns::PathError),
+    /// Its conversion webhook.
+    #[error("the conversion webhook cannot be used: {0}")]
+    Conversion(String),
     /// No version is stored.
     #[error("no version is marked as storage version")]
     Storage,
@@ -96,7 +101,7 @@ fn path(version: &Value, field: &str) -> Option<String> {
 }
 
 /// The kind of a definition (`v1`). While its objects are deleted nothing can be created.
-pub(super) fn of(definition: &Value, terminating: bool) -> Result<Resource, DefinitionError> {
+pub(super) fn of(definition: &Value, terminating: bool, caller: &Arc<Caller>) -> Result<Resource, DefinitionError> {
     let name = |field: &str| definition.str_at(&["spec", "names", field]).to_owned();
     let group = definition.str_at(&["spec", "group"]);
     let kind = name("kind");
@@ -148,9 +153,16 @@ pub(super) fn of(definition: &Value, terminating: bool) -> Result<Resource, Defi
             fields.insert(field.str_at(&["jsonPath"]).trim_start_matches('.').to_owned());
         }
     }
+    let webhook = Webhook::of(definition, caller).map_err(DefinitionError::Conversion)?;
     let mut versions = Vec::new();
     for (row, (_, structural)) in rows.iter().zip(&structurals) {
-        versions.push(version_of(group, &kind, row, structural.clone())?);
+        let mut version = version_of(group, &kind, row, structural.clone())?;
+        let served = version.group_version.to_string();
+        let stored = format!("{group}/{storage_name}");
+        if let Some(webhook) = webhook.as_ref().filter(|_| served != stored) {
+            version.conversion = Some(Arc::new(ByWebhook { webhook: Arc::clone(webhook), served, stored }));
+        }
+        versions.push(version);
     }
     let verbs = VERBS.into_iter().filter(|verb| !(terminating && *verb == "create")).collect();
     Ok(Resource {

@@ -3,6 +3,9 @@
 //! Mirrors `pkg/apis/apiextensions/validation/validation.go`.
 
 use super::convert;
+use super::webhook::REVIEWS;
+use crate::kinds::tree::Tree;
+use crate::kinds::webhooks::{client_config, review_versions};
 use skiff_machinery::names::{is_dns1035_label, is_dns1123_label, is_dns1123_subdomain};
 use skiff_machinery::schema::structural::{self, Structural};
 use skiff_machinery::{ErrorList, FieldError, FieldPath, Value};
@@ -43,10 +46,7 @@ pub(super) fn validate_definition(stored: &Value, old: Option<&Value>) -> ErrorL
         other => errors.push(FieldError::not_supported(&path.child("scope"), other, &["Cluster", "Namespaced"])),
     }
     validate_names(&definition, &path, &mut errors);
-    if definition.str_at(&["spec", "conversion", "strategy"]) == "Webhook" {
-        let detail = "conversion webhooks are not built into this server yet";
-        errors.push(FieldError::forbidden(&path.child("conversion").child("strategy"), detail));
-    }
+    conversion(&definition, &path.child("conversion"), &mut errors);
     if definition.at(&["spec", "preserveUnknownFields"]).and_then(Value::as_bool) == Some(true)
         && old.is_none_or(|old| old.at(&["spec", "preserveUnknownFields"]).and_then(Value::as_bool) != Some(true))
     {
@@ -297,5 +297,36 @@ fn scale(version: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
             };
             errors.push(FieldError::invalid(&at, text, detail));
         }
+    }
+}
+
+/// `validateCustomResourceConversion`; its paths are those of the internal type.
+fn conversion(definition: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
+    let conversion = definition.at(&["spec", "conversion"]).unwrap_or(&Value::Null);
+    let hook = conversion.get("webhook").unwrap_or(&Value::Null);
+    let (client, reviews) = (hook.field("clientConfig"), hook.items("conversionReviewVersions"));
+    let (client_path, reviews_path) = (path.child("webhookClientConfig"), path.child("conversionReviewVersions"));
+    match conversion.text("strategy") {
+        "Webhook" => {
+            match client {
+                Some(client) => client_config(client, &client_path, errors),
+                None => {
+                    let detail = "required when strategy is set to Webhook";
+                    errors.push(FieldError::required(&client_path, detail));
+                }
+            }
+            review_versions(reviews, &REVIEWS, &reviews_path, errors);
+        }
+        "None" => {
+            let detail = "should not be set when strategy is not set to Webhook";
+            if client.is_some() {
+                errors.push(FieldError::forbidden(&client_path, detail));
+            }
+            if !reviews.is_empty() {
+                errors.push(FieldError::forbidden(&reviews_path, detail));
+            }
+        }
+        "" => errors.push(FieldError::required(&path.child("strategy"), "")),
+        other => errors.push(FieldError::not_supported(&path.child("strategy"), other, &["None", "Webhook"])),
     }
 }

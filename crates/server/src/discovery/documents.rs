@@ -1,5 +1,6 @@
 //! The discovery documents of one state of the served kinds.
 
+use crate::aggregator::{Backend, Table};
 use crate::kinds::{Resource, Scope, Subresource};
 use crate::registry::Resources;
 use base64::Engine;
@@ -44,7 +45,8 @@ pub(super) struct Aggregated {
 
 /// Everything that discovery answers.
 pub(super) struct Documents {
-    pub(super) generation: u64,
+    /// Of the kinds served here and of those of other servers.
+    pub(super) generations: (u64, u64),
     pub(super) group_list: Value,
     /// `APIResourceList`s by group and version.
     pub(super) resources: BTreeMap<String, Value>,
@@ -55,21 +57,32 @@ pub(super) struct Documents {
 /// One group with its versions, preferred first, and their kinds by name.
 struct Group {
     name: String,
-    versions: Vec<(GroupVersion, Vec<Arc<Resource>>)>,
+    versions: Vec<(GroupVersion, Kinds)>,
+    /// Of an aggregated group.
+    priority: Option<i64>,
+}
+
+/// Who serves a version.
+enum Kinds {
+    Here(Vec<Arc<Resource>>),
+    /// Another server.
+    There(Arc<Backend>),
 }
 
 impl Documents {
-    pub(super) fn new(resources: &Resources) -> Self {
-        let groups = groups(resources);
+    pub(super) fn new(resources: &Resources, table: &Table) -> Self {
+        let groups = groups(resources, table);
         let mut lists = BTreeMap::new();
         for group in &groups {
             for (gv, kinds) in &group.versions {
-                lists.insert(gv.to_string(), resource_list(gv, kinds));
+                if let Kinds::Here(kinds) = kinds {
+                    lists.insert(gv.to_string(), resource_list(gv, kinds));
+                }
             }
         }
         let named: Vec<Value> = groups.iter().filter(|group| !group.name.is_empty()).map(group_value).collect();
         Self {
-            generation: resources.generation(),
+            generations: (resources.generation(), table.generation),
             group_list: object! { "kind": "APIGroupList", "apiVersion": "v1", "groups": Value::Array(named) },
             resources: lists,
             core: aggregated(groups.iter().filter(|group| group.name.is_empty())),
@@ -88,27 +101,48 @@ impl Documents {
     }
 }
 
-fn groups(resources: &Resources) -> Vec<Group> {
+fn groups(resources: &Resources, table: &Table) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for resource in resources.all() {
         for version in resource.versions.iter().filter(|version| version.served) {
             let gv = &version.group_version;
             let at = groups.iter().position(|group| group.name == gv.group).unwrap_or_else(|| {
-                groups.push(Group { name: gv.group.clone(), versions: Vec::new() });
+                groups.push(Group { name: gv.group.clone(), versions: Vec::new(), priority: None });
                 groups.len() - 1
             });
             let versions = &mut groups[at].versions;
             match versions.iter_mut().find(|(own, _)| own == gv) {
-                Some((_, kinds)) => kinds.push(Arc::clone(resource)),
-                None => versions.push((gv.clone(), vec![Arc::clone(resource)])),
+                Some((_, Kinds::Here(kinds))) => kinds.push(Arc::clone(resource)),
+                Some((_, Kinds::There(_))) => {}
+                None => versions.push((gv.clone(), Kinds::Here(vec![Arc::clone(resource)]))),
             }
         }
     }
+    for ((name, version), backend) in &table.backends {
+        let at = groups.iter().position(|group| group.name == *name).unwrap_or_else(|| {
+            groups.push(Group { name: name.clone(), versions: Vec::new(), priority: None });
+            groups.len() - 1
+        });
+        let group = &mut groups[at];
+        group.priority = group.priority.max(Some(backend.group_priority));
+        group.versions.retain(|(own, _)| own.version != *version);
+        let gv = GroupVersion::new(name.as_str(), version.as_str());
+        group.versions.push((gv, Kinds::There(Arc::clone(backend))));
+    }
     let place = |name: &str| GROUP_ORDER.iter().position(|own| *own == name).unwrap_or(GROUP_ORDER.len());
-    groups.sort_by(|left, right| (place(&left.name), &left.name).cmp(&(place(&right.name), &right.name)));
+    // Those of definitions have the priority 1000.
+    let key =
+        |group: &Group| (place(&group.name), std::cmp::Reverse(group.priority.unwrap_or(1000)), group.name.clone());
+    groups.sort_by_cached_key(key);
     for group in &mut groups {
-        group.versions.sort_by_key(|(gv, _)| std::cmp::Reverse(version_order(&gv.version)));
+        // Those of definitions have the priority 100 and are told apart by their names.
+        let priority = |kinds: &Kinds| match kinds {
+            Kinds::There(backend) => backend.version_priority,
+            Kinds::Here(_) => 100,
+        };
+        group.versions.sort_by_key(|(gv, kinds)| std::cmp::Reverse((priority(kinds), version_order(&gv.version))));
         for (_, kinds) in &mut group.versions {
+            let Kinds::Here(kinds) = kinds else { continue };
             kinds.sort_by(|left, right| left.name.resource.cmp(&right.name.resource));
         }
     }
@@ -257,9 +291,18 @@ fn aggregated<'a>(groups: impl Iterator<Item = &'a Group>) -> Aggregated {
             out.text("version", &gv.version);
             out.raw("resources");
             out.open(b'[');
-            kinds.iter().for_each(|resource| aggregated_resource(&mut out, resource));
+            let fresh = match kinds {
+                Kinds::Here(kinds) => {
+                    kinds.iter().for_each(|resource| aggregated_resource(&mut out, resource));
+                    true
+                }
+                Kinds::There(backend) => {
+                    backend.resources.iter().for_each(|list| aggregated_list(&mut out, gv, list));
+                    backend.available
+                }
+            };
             out.close(b']');
-            out.text("freshness", "Current");
+            out.text("freshness", if fresh { "Current" } else { "Stale" });
             out.close(b'}');
         }
         out.close(b']');
@@ -293,6 +336,52 @@ fn aggregated_resource(out: &mut Json, resource: &Resource) {
     out.close(b'}');
 }
 
+/// What another server says that it serves, in its old form (`APIResourceList`).
+fn aggregated_list(out: &mut Json, gv: &GroupVersion, list: &Value) {
+    let rows = list.items_at(&["resources"]);
+    let kind = |out: &mut Json, row: &Value| {
+        let or = |field: &str, own: &str| match row.str_at(&[field]) {
+            "" => own.to_owned(),
+            said => said.to_owned(),
+        };
+        out.response_kind(&or("group", &gv.group), &or("version", &gv.version), row.str_at(&["kind"]));
+    };
+    let some = |row: &Value, key: &str| {
+        row.get(key).filter(|value| value.as_array().is_some_and(|all| !all.is_empty())).cloned()
+    };
+    for row in rows.iter().filter(|row| !row.str_at(&["name"]).contains('/')) {
+        let name = row.str_at(&["name"]);
+        out.open(b'{');
+        out.text("resource", name);
+        kind(out, row);
+        let namespaced = row.get("namespaced").and_then(Value::as_bool) == Some(true);
+        out.text("scope", if namespaced { "Namespaced" } else { "Cluster" });
+        out.text("singularResource", row.str_at(&["singularName"]));
+        out.value("verbs", &Value::Array(row.items_at(&["verbs"]).to_vec()));
+        for key in ["shortNames", "categories"] {
+            if let Some(value) = some(row, key) {
+                out.value(key, &value);
+            }
+        }
+        let below = |sub: &&Value| sub.str_at(&["name"]).split_once('/').is_some_and(|(parent, _)| parent == name);
+        let mut subs = rows.iter().filter(below).peekable();
+        if subs.peek().is_some() {
+            out.raw("subresources");
+            out.open(b'[');
+            for sub in subs {
+                let (_, sub_name) = sub.str_at(&["name"]).split_once('/').unwrap_or_default();
+                out.open(b'{');
+                out.text("subresource", sub_name);
+                kind(out, sub);
+                out.value("verbs", &Value::Array(sub.items_at(&["verbs"]).to_vec()));
+                out.close(b'}');
+            }
+            out.close(b']');
+        }
+        out.close(b'}');
+    }
+}
+
 fn aggregated_subresource(out: &mut Json, sub: &Subresource) {
     let (group, version) = sub.kind_group_version.unwrap_or(("", ""));
     out.open(b'{');
@@ -311,7 +400,7 @@ mod tests {
     fn everything() -> Option<Documents> {
         let mut all = crate::kinds::builtin::resources();
         all.iter_mut().flat_map(|resource| &mut resource.versions).for_each(|version| version.served = true);
-        Some(Documents::new(&Resources::new(all.into_iter().map(Arc::new).collect())))
+        Some(Documents::new(&Resources::new(all.into_iter().map(Arc::new).collect()), &Table::default()))
     }
 
     fn upstream(file: &str) -> Option<Value> {

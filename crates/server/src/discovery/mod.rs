@@ -4,12 +4,13 @@
 //! The documents are made from [`Resources`] when something first asks after a change, and kept until the next.
 //! Mirrors apiserver/pkg/endpoints/discovery and kube-aggregator's merging of it.
 //!
-//! Not here yet: groups of aggregated servers; `apidiscovery.k8s.io/v2beta1`, which 1.36 no longer prefers.
+//! Not here yet: `apidiscovery.k8s.io/v2beta1`, which 1.36 no longer prefers.
 
 mod documents;
 
 pub(crate) use documents::version_order;
 
+use crate::aggregator::Aggregator;
 use crate::answer;
 use crate::front::ApiRequest;
 use crate::registry::negotiate::{self, Offer};
@@ -26,6 +27,7 @@ use std::sync::Arc;
 /// Answers discovery requests.
 pub struct Discovery {
     registry: Arc<Registry>,
+    aggregator: Option<Arc<Aggregator>>,
     /// `HOST:PORT`, told to clients of `/api`.
     server_address: String,
     documents: ArcSwapOption<Documents>,
@@ -37,16 +39,22 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 impl Discovery {
     /// Discovery of what `registry` serves.
     pub fn new(registry: Arc<Registry>, server_address: String) -> Self {
-        Self { registry, server_address, documents: ArcSwapOption::empty() }
+        Self { registry, aggregator: None, server_address, documents: ArcSwapOption::empty() }
+    }
+
+    /// With the groups that other servers serve.
+    pub(crate) fn aggregating(self, aggregator: &Arc<Aggregator>) -> Self {
+        Self { aggregator: Some(Arc::clone(aggregator)), ..self }
     }
 
     fn documents(&self, resources: &Resources) -> Arc<Documents> {
+        let table = self.aggregator.as_ref().map(|aggregator| aggregator.table()).unwrap_or_default();
         if let Some(known) = self.documents.load_full()
-            && known.generation == resources.generation()
+            && known.generations == (resources.generation(), table.generation)
         {
             return known;
         }
-        let made = Arc::new(Documents::new(resources));
+        let made = Arc::new(Documents::new(resources, &table));
         self.documents.store(Some(Arc::clone(&made)));
         made
     }

@@ -9,7 +9,7 @@
 use super::Conversion;
 use super::tree::Tree;
 use skiff_machinery::codec::json;
-use skiff_machinery::{Value, object};
+use skiff_machinery::{ApiError, Value, object};
 use std::sync::Arc;
 
 /// The conversion of one served version; `None` where the trees are the same.
@@ -35,19 +35,21 @@ const EVENT_NAMES: [(&str, &str); 7] = [
 ];
 
 impl Conversion for Events {
-    fn to_storage(&self, object: &mut Value) {
+    fn to_storage(&self, object: &mut Value) -> Result<(), ApiError> {
         for (new, core) in EVENT_NAMES {
             if let Some(value) = object.unset(new) {
                 object.set(core, value);
             }
         }
+        Ok(())
     }
-    fn to_served(&self, object: &mut Value) {
+    fn to_served(&self, object: &mut Value) -> Result<(), ApiError> {
         for (new, core) in EVENT_NAMES {
             if let Some(value) = object.unset(core) {
                 object.set(new, value);
             }
         }
+        Ok(())
     }
 }
 
@@ -81,7 +83,7 @@ fn to_annotation(object: &mut Value, key: &'static str, value: &Value) {
 }
 
 impl Conversion for Autoscalers {
-    fn to_storage(&self, object: &mut Value) {
+    fn to_storage(&self, object: &mut Value) -> Result<(), ApiError> {
         let mut metrics = match from_annotation(object, METRICS) {
             Some(Value::Array(metrics)) => metrics,
             _ => Vec::new(),
@@ -116,9 +118,10 @@ impl Conversion for Autoscalers {
                 status.set("conditions", conditions);
             }
         });
+        Ok(())
     }
 
-    fn to_served(&self, object: &mut Value) {
+    fn to_served(&self, object: &mut Value) -> Result<(), ApiError> {
         let metrics = object.get_mut("spec").and_then(|spec| spec.unset("metrics"));
         let mut metrics = match metrics {
             Some(Value::Array(metrics)) => metrics,
@@ -151,6 +154,7 @@ impl Conversion for Autoscalers {
         if let Some(conditions) = object.get_mut("status").and_then(|status| status.unset("conditions")) {
             to_annotation(object, CONDITIONS, &conditions);
         }
+        Ok(())
     }
 }
 
@@ -165,10 +169,10 @@ mod tests {
         )
         .unwrap();
         let mut old = stored.clone();
-        Autoscalers.to_served(&mut old);
+        Autoscalers.to_served(&mut old).unwrap();
         assert_eq!(old.at(&["spec", "targetCPUUtilizationPercentage"]), Some(&Value::Int(50)));
         assert!(old.at(&["spec", "metrics"]).is_none());
-        Autoscalers.to_storage(&mut old);
+        Autoscalers.to_storage(&mut old).unwrap();
         assert_eq!(old, stored);
     }
 
@@ -176,10 +180,10 @@ mod tests {
     fn events_change_their_names_only() {
         let stored = json::from_str(r#"{"involvedObject":{"name":"p"},"message":"m","count":2,"reason":"R"}"#).unwrap();
         let mut new = stored.clone();
-        Events.to_served(&mut new);
+        Events.to_served(&mut new).unwrap();
         assert_eq!(new.str_at(&["regarding", "name"]), "p");
         assert_eq!(new.str_at(&["note"]), "m");
-        Events.to_storage(&mut new);
+        Events.to_storage(&mut new).unwrap();
         assert_eq!(new, stored);
     }
 }

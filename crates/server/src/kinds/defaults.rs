@@ -256,10 +256,9 @@ pub(super) fn webhook_configuration(object: &mut Value) {
 
 /// `SetDefaults_ValidatingAdmissionPolicySpec`, `SetDefaults_MutatingAdmissionPolicySpec`.
 pub(super) fn admission_policy(object: &mut Value) {
-    object.with("spec", |spec| {
-        spec.fill("failurePolicy", "Fail");
-        spec.with("matchConstraints", match_resources);
-    });
+    let spec = object.make("spec");
+    spec.fill("failurePolicy", "Fail");
+    spec.with("matchConstraints", match_resources);
 }
 
 /// `SetDefaults_MatchResources` under a binding.

@@ -7,6 +7,7 @@
 //! Not here yet: rules of dynamic resources and of the volume in a VolumeAttachment; conversion of
 //! `resource.k8s.io/v1beta1`; descriptions of columns.
 
+mod aggregation;
 mod autoscaling;
 pub mod builtin;
 mod certificates;
@@ -30,7 +31,7 @@ mod table;
 pub(crate) mod tree;
 mod unbuilt;
 mod warnings;
-mod webhooks;
+pub(crate) mod webhooks;
 mod workloads;
 
 use crate::request::RequestContext;
@@ -153,12 +154,22 @@ impl PackedTree {
     }
 }
 
-/// Pure conversion between one served version and the storage version. `apiVersion` is set by the caller.
+/// Conversion between one served version and the storage version. `apiVersion` is set by the caller. Those of built-in
+/// kinds are pure and never fail; a custom resource's may ask a webhook.
 pub trait Conversion: Send + Sync {
     /// From the served version to the storage version.
-    fn to_storage(&self, object: &mut Value);
+    fn to_storage(&self, object: &mut Value) -> Result<(), ApiError>;
     /// From the storage version to the served version.
-    fn to_served(&self, object: &mut Value);
+    fn to_served(&self, object: &mut Value) -> Result<(), ApiError>;
+    /// Many objects of the storage version are about to be asked for in the served one: a conversion that asks somebody
+    /// asks once for all of them, and remembers.
+    fn expect_served<'a>(&'a self, _objects: Vec<Value>) -> HookFuture<'a, Result<(), ApiError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    /// Whether [`Conversion::expect_served`] is worth its objects.
+    fn asks_others(&self) -> bool {
+        false
+    }
 }
 
 /// How objects are encoded in the store.

@@ -2,7 +2,7 @@
 
 use super::core::{defaults as core, pod, prepare as prep, service_validation, validation as rest};
 use super::strategy::{Rules, View};
-use super::{autoscaling, certificates, flow_control, networking, policies, storage, warnings, webhooks};
+use super::{aggregation, autoscaling, certificates, flow_control, networking, policies, storage, warnings, webhooks};
 use super::{defaults as groups, groups as validation, jobs, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
@@ -45,7 +45,7 @@ kinds! { rules:
     "admissionregistration.k8s.io" "validatingadmissionpolicybindings" => { validate: policies::validating_binding, validate_update: policies::validating_binding_update, unconditional_update: false, default: |_, object| groups::admission_policy_binding(object) },
     "admissionregistration.k8s.io" "validatingwebhookconfigurations" => { validate: webhooks::validate, validate_update: webhooks::validate_update, unconditional_update: false, default: |_, object| groups::webhook_configuration(object) },
     "apiextensions.k8s.io" "customresourcedefinitions" => { unconditional_update: false, default: |_, object| groups::custom_resource_definition(object) },
-    "apiregistration.k8s.io" "apiservices" => { unconditional_update: false, default: |_, object| groups::api_service(object) },
+    "apiregistration.k8s.io" "apiservices" => { create: aggregation::create, validate: aggregation::validate, validate_update: aggregation::validate_update, views: &[("status", View { validate_update: aggregation::validate_status, ..View::PLAIN })], unconditional_update: false, default: |_, object| groups::api_service(object) },
     "apps" "daemonsets" => { warnings: pod::warnings::template, validate: workloads::daemon_set, validate_update: workloads::daemon_set_update, views: &[("status", View { validate_update: workloads::daemon_set_status, ..View::PLAIN })], create: prepare::daemon_set_create, update: prepare::daemon_set_update, default: |_, object| groups::daemon_set(object) },
     "apps" "deployments" => { warnings: pod::warnings::named_template, validate: workloads::deployment, validate_update: workloads::deployment_update, views: &[("status", View { validate_update: workloads::deployment_status, ..View::PLAIN })], generation_also: &["annotations"], default: |_, object| groups::deployment(object) },
     "apps" "replicasets" => { warnings: pod::warnings::named_template, validate: workloads::replica_set, validate_update: workloads::replica_set_update, views: &[("status", View { validate_update: workloads::replica_set_status, ..View::PLAIN })], default: |_, object| groups::replica_set(object) },

@@ -89,11 +89,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
         "prioritylevelconfigurations",
         "PriorityLevelConfigurations are stored, but requests are not sorted into priority levels yet: one limit holds for all",
     ),
-    (
-        "apiregistration.k8s.io",
-        "apiservices",
-        "APIServices are stored, but aggregation is not built yet: nothing is proxied",
-    ),
 ];
 
 fn find(table: &[(&str, &str, &'static str)], group: &str, resource: &str) -> Option<&'static str> {

@@ -61,18 +61,19 @@ fn webhook(hook: &Value, mutating: bool, path: &FieldPath<'_>, errors: &mut Erro
             errors.extend(validate_label_selector(selector, &path.child(field), false));
         }
     }
-    review_versions(hook, path, errors);
+    let reviews = hook.items("admissionReviewVersions");
+    review_versions(reviews, &REVIEWS, &path.child("admissionReviewVersions"), errors);
     client_config(hook.get("clientConfig").unwrap_or(&Value::Null), &path.child("clientConfig"), errors);
     let compile = |source: &str| Program::compile(source, &condition_variables(), Wanted::Bool).map(|_| ());
     conditions(hook, path, errors, &compile);
 }
 
-fn review_versions(hook: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
-    let at = path.child("admissionReviewVersions");
-    let versions: Vec<&str> = hook.items("admissionReviewVersions").iter().filter_map(Value::as_str).collect();
+/// Which versions of a review a webhook speaks; of those that are `known` here one at least.
+pub(crate) fn review_versions(own: &[Value], known: &[&str], at: &FieldPath<'_>, errors: &mut ErrorList) {
+    let versions: Vec<&str> = own.iter().filter_map(Value::as_str).collect();
     if versions.is_empty() {
-        let detail = format!("must specify one of {}", REVIEWS.join(", "));
-        errors.push(FieldError::required(&at, detail));
+        let detail = format!("must specify one of {}", known.join(", "));
+        errors.push(FieldError::required(at, detail));
         return;
     }
     for (index, version) in versions.iter().enumerate() {
@@ -83,13 +84,14 @@ fn review_versions(hook: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
             errors.push(FieldError::invalid(&at.index(index), *version, "duplicate version"));
         }
     }
-    if !versions.iter().any(|version| REVIEWS.contains(version)) {
-        let detail = format!("must include at least one of {}", REVIEWS.join(", "));
-        errors.push(FieldError::invalid(&at, hook.items("admissionReviewVersions").to_vec(), detail));
+    if !versions.iter().any(|version| known.contains(version)) {
+        let detail = format!("must include at least one of {}", known.join(", "));
+        errors.push(FieldError::invalid(at, own.to_vec(), detail));
     }
 }
 
-fn client_config(config: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
+/// Where a webhook is.
+pub(crate) fn client_config(config: &Value, path: &FieldPath<'_>, errors: &mut ErrorList) {
     let service = config.get("service").filter(|service| !service.is_null());
     let url = config.get("url").and_then(Value::as_str);
     match (url, service) {

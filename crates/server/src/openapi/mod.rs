@@ -213,6 +213,7 @@ fn parts2(
     }
     schemas.finish(|name, mut schema| {
         if custom.contains(name) {
+            v2::unless_open(&mut schema);
             v2::simplified(&mut schema);
         }
         definition(name, v2::schema2(&schema));

@@ -16,6 +16,21 @@ pub(super) fn frame() -> Value {
     }
 }
 
+/// A custom kind whose objects may hold anything is published as an object about which nothing is said: kubectl would
+/// take its known fields for all fields (`buildKubeNative`).
+pub(super) fn unless_open(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if map.get("x-kubernetes-preserve-unknown-fields").and_then(Value::as_bool) != Some(true) {
+        return;
+    }
+    let kinds = map.remove("x-kubernetes-group-version-kind");
+    *map = Map::new();
+    map.insert("type", "object");
+    if let Some(kinds) = kinds {
+        map.insert("x-kubernetes-group-version-kind", kinds);
+    }
+}
+
 /// A custom schema without what version 2 cannot say, before it is turned like all others: a field that version 2 would
 /// be wrong about becomes one about which nothing is said (`ToStructuralOpenAPIV2`).
 pub(super) fn simplified(schema: &mut Value) {

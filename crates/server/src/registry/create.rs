@@ -82,7 +82,7 @@ impl Registry {
         }
         meta::match_namespace(&mut object, write.namespace)?;
         managed::created(scope, writer, &mut object);
-        codec.to_storage(&mut object, scope.slot);
+        codec.to_storage(&mut object, scope.slot)?;
         self.create_prepared(write, object, warnings).await
     }
 

@@ -269,11 +269,11 @@ impl Registry {
         };
         let create = strategy.allow_create_on_update() && info.subresource.is_empty();
         let make = |old: super::update::Existing<'_>| match old {
-            Some(old) => Ok(patch::to_storage(scope, &writer, old, object.clone())),
+            Some(old) => patch::to_storage(scope, &writer, old, object.clone()),
             None => {
                 let mut object = object.clone();
                 managed::created(scope, &writer, &mut object);
-                scope.cache.codec().to_storage(&mut object, scope.slot);
+                scope.cache.codec().to_storage(&mut object, scope.slot)?;
                 Ok(object)
             }
         };
@@ -335,12 +335,12 @@ impl Registry {
         } else {
             let make = |old: super::update::Existing<'_>| {
                 let Some(old) = old else { return Err(ApiError::not_found(&scope.resource.name, &info.name)) };
-                let served = scope.cache.codec().served(old, scope.slot);
+                let served = scope.cache.codec().served(old, scope.slot)?;
                 let (object, texts) = patch.patched(&served, scope, validation)?;
                 *told.lock() = texts;
                 check_patched(scope, &object, &served)?;
                 check_name(super::meta::text(&object, "name"), &info.name)?;
-                Ok(patch::to_storage(scope, &writer, old, object))
+                patch::to_storage(scope, &writer, old, object)
             };
             self.update(&write, Rules { create: false, uid_is_precondition: false }, &make).await?
         };
@@ -457,7 +457,7 @@ impl Registry {
         if verb == "get" {
             let revision = asked.query.get("resourceVersion").unwrap_or_default();
             let entry = self.get_entry(scope, namespace, &info.name, revision).await?;
-            let tree = codec.served(&*entry.tree(codec)?, scope.slot);
+            let tree = codec.served(&*entry.tree(codec)?, scope.slot)?;
             return Ok(respond::tree(StatusCode::OK, &scale::of(&tree, paths), &scale::schema(), accepted));
         }
         let kind = match verb {
@@ -479,7 +479,7 @@ impl Registry {
         };
         let make = |old: super::update::Existing<'_>| {
             let Some(old) = old else { return Err(ApiError::not_found(&scope.resource.name, &info.name)) };
-            let mut object = codec.served(old, scope.slot);
+            let mut object = codec.served(old, scope.slot)?;
             let wanted = match &body {
                 Some(body) => body.clone(),
                 None => patch::scale(
@@ -490,7 +490,7 @@ impl Registry {
                 )?,
             };
             scale::put(scope, &mut object, &wanted, paths)?;
-            Ok(patch::to_storage(scope, &writer, old, object))
+            patch::to_storage(scope, &writer, old, object)
         };
         let write = Write {
             scope,
@@ -502,7 +502,7 @@ impl Registry {
             options: Some(write_options.to_object(kind, &asked.query)),
         };
         let written = self.update(&write, Rules::default(), &make).await?;
-        let tree = codec.served(&*written.entry.tree(codec)?, scope.slot);
+        let tree = codec.served(&*written.entry.tree(codec)?, scope.slot)?;
         Ok(respond::tree(StatusCode::OK, &scale::of(&tree, paths), &scale::schema(), accepted))
     }
 

@@ -12,6 +12,7 @@ use super::respond::{self, GZIP_THRESHOLD, Scope};
 use super::select::Selection;
 use super::table::{self, ListMeta, TableOptions};
 use super::token::Continue;
+use crate::kinds::Conversion;
 use crate::request::options::{ListOptions, RESOURCE_VERSION_MATCH_EXACT};
 use bytes::Bytes;
 use flate2::Compression;
@@ -19,9 +20,9 @@ use flate2::write::GzEncoder;
 use http::header::{CONTENT_ENCODING, HeaderValue, VARY};
 use http::{Response, StatusCode};
 use http_body::Frame;
-use skiff_machinery::ApiError;
 use skiff_machinery::codec::protobuf;
 use skiff_machinery::object::InProcessList;
+use skiff_machinery::{ApiError, Value};
 use skiff_net::Body;
 use skiff_store::{KeyRange, RangeRequest, Revision, StoreError};
 use std::io::Write;
@@ -224,6 +225,9 @@ impl Registry {
         let selection =
             Selection::parse(&scope.resource, scope.cache.codec(), &options.label_selector, &options.field_selector)?;
         let page = self.list_page(scope, namespace, options, &selection).await?;
+        if let Some(conversion) = scope.cache.codec().asking(scope.slot) {
+            convert_at_once(scope, &page, &**conversion).await?;
+        }
         if in_process && answer.accepted.shape == Shape::Whole {
             return in_process_list(scope, page);
         }
@@ -240,6 +244,15 @@ fn expired_continue(prefix: &[u8], start: &[u8]) -> ApiError {
         Some(token) => error.with_continue(token),
         None => error,
     }
+}
+
+/// Items that have to be converted by asking somebody are converted together.
+async fn convert_at_once(scope: &Scope, page: &Page, conversion: &dyn Conversion) -> Result<(), ApiError> {
+    let codec = scope.cache.codec();
+    let missing = page.entries.iter().filter(|entry| entry.kept_encoding(scope.slot, Media::Json).is_none());
+    let trees =
+        missing.map(|entry| entry.tree_once(codec).map(|tree| Value::clone(&tree))).collect::<Result<_, _>>()?;
+    conversion.expect_served(trees).await
 }
 
 fn in_process_list(scope: &Scope, page: Page) -> Result<Response<Body>, ApiError> {

@@ -50,9 +50,9 @@ impl Versions for Others<'_> {
         let version = &codec.versions()[slot];
         let Type::Struct(ty) = &version.resource.versions[version.index].schema else { return Ok(None) };
         let mut stored = object.clone();
-        codec.to_storage(&mut stored, from.unwrap_or(scope.slot));
+        codec.to_storage(&mut stored, from.unwrap_or(scope.slot))?;
         let slot = u8::try_from(slot).expect("a kind has few versions");
-        Ok(Some(Versioned { object: codec.served(&stored, slot), ty: ty.clone(), reset_fields: Set::new() }))
+        Ok(Some(Versioned { object: codec.served(&stored, slot)?, ty: ty.clone(), reset_fields: Set::new() }))
     }
 }
 
@@ -121,7 +121,7 @@ pub(super) fn applied(
         )));
     }
     let codec = scope.cache.codec();
-    let live = old.map(|old| codec.served(old, scope.slot));
+    let live = old.map(|old| codec.served(old, scope.slot)).transpose()?;
     let mut texts = Vec::new();
     if validation != FieldValidation::Ignore
         && let Type::Struct(StructRef::Builtin(ty)) = &scope.version().schema
@@ -139,7 +139,7 @@ pub(super) fn applied(
     {
         object = live.clone();
     }
-    codec.to_storage(&mut object, scope.slot);
+    codec.to_storage(&mut object, scope.slot)?;
     Ok((object, texts))
 }
 

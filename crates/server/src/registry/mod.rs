@@ -16,7 +16,7 @@
 //! A read first learns the store's revision, waits until the cache holds it (nearly always it does), and answers from
 //! the cache: so reads are linearizable without touching a value in the store.
 //!
-//! Not here yet: conversion webhooks; compressed lists from cached deflate blocks; CBOR.
+//! Not here yet: compressed lists from cached deflate blocks; CBOR.
 
 pub mod action;
 pub mod cache;

@@ -138,13 +138,18 @@ pub(super) fn invalid_patch(patched: &Value, why: &str) -> ApiError {
 
 /// The new object of the request's version in the storage version, with its owners recorded. `old` is in the storage
 /// version.
-pub(super) fn to_storage(scope: &Scope, writer: &Writer<'_>, old: &Value, mut object: Value) -> Value {
+pub(super) fn to_storage(
+    scope: &Scope,
+    writer: &Writer<'_>,
+    old: &Value,
+    mut object: Value,
+) -> Result<Value, ApiError> {
     let codec = scope.cache.codec();
     if codec.is_storage(scope.slot) {
         managed::updated(scope, writer, old, &mut object);
     } else {
-        managed::updated(scope, writer, &codec.served(old, scope.slot), &mut object);
-        codec.to_storage(&mut object, scope.slot);
+        managed::updated(scope, writer, &codec.served(old, scope.slot)?, &mut object);
+        codec.to_storage(&mut object, scope.slot)?;
     }
-    object
+    Ok(object)
 }

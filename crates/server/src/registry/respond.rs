@@ -101,7 +101,7 @@ pub(super) async fn object_bytes(
         (Shape::Whole, Format::Json | Format::Protobuf) => {
             entry.encoding(codec, scope.slot, media(accepted.format)).await?.bytes.clone()
         }
-        (Shape::Whole, Format::Yaml) => yaml(&codec.served(&*entry.tree(codec)?, scope.slot)),
+        (Shape::Whole, Format::Yaml) => yaml(&codec.served(&*entry.tree(codec)?, scope.slot)?),
         (Shape::Metadata, Format::Protobuf) => {
             let metadata = metadata_message(scope, entry).await?;
             let mut message = Vec::with_capacity(metadata.len() + 8);

@@ -1,5 +1,6 @@
 //! What stands behind the filters: resources, discovery, OpenAPI, one after the other.
 
+use crate::aggregator::Aggregator;
 use crate::answer;
 use crate::discovery::Discovery;
 use crate::front::{ApiRequest, Dispatch, DispatchFuture};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 /// Everything that is answered once a request has passed the filters: resources, discovery, OpenAPI.
 pub struct Api {
     registry: Arc<Registry>,
+    aggregator: Option<Arc<Aggregator>>,
     discovery: Discovery,
     openapi: OpenApi,
 }
@@ -20,7 +22,14 @@ impl Api {
     pub fn new(registry: Arc<Registry>, server_address: String) -> Self {
         let discovery = Discovery::new(Arc::clone(&registry), server_address);
         let openapi = OpenApi::new(Arc::clone(&registry));
-        Self { registry, discovery, openapi }
+        Self { registry, aggregator: None, discovery, openapi }
+    }
+
+    /// With the groups that other servers serve.
+    pub(crate) fn aggregating(mut self, aggregator: &Arc<Aggregator>) -> Self {
+        self.aggregator = Some(Arc::clone(aggregator));
+        self.discovery = self.discovery.aggregating(aggregator);
+        self
     }
 
     /// The registry.
@@ -53,6 +62,11 @@ impl Api {
 impl Dispatch for Api {
     fn dispatch(&self, request: ApiRequest) -> DispatchFuture<'_> {
         Box::pin(async move {
+            if let Some(aggregator) = &self.aggregator
+                && let Some(backend) = aggregator.find(&request.context.info.path)
+            {
+                return aggregator.forward(request, &backend).await;
+            }
             if request.context.info.is_resource {
                 return self.registry.answer(request).await;
             }

@@ -259,7 +259,7 @@ impl Kubelets {
 }
 
 /// Takes out what says who the caller is.
-pub(super) fn strip_credentials(headers: &mut http::HeaderMap) {
+pub(crate) fn strip_credentials(headers: &mut http::HeaderMap) {
     headers.remove(AUTHORIZATION);
     let impersonation: Vec<HeaderName> = headers
         .keys()

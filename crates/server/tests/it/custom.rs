@@ -34,7 +34,7 @@ fn widget(name: &str, spec: Value) -> Value {
 
 async fn api() -> Api {
     let api = Api::new().await;
-    Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    Reconciler::new(Arc::clone(&api.registry), &api.supervisor).spawn(&api.supervisor);
     api.post(DEFINITIONS, &definition()).await.expect(201);
     until("served", async || api.get(WIDGETS).await.status == 200).await;
     api
@@ -154,7 +154,7 @@ async fn what_cannot_be_served_is_refused_by_name() {
                 &["spec", "conversion"],
                 object! { "strategy": "Webhook", "webhook": object! { "conversionReviewVersions": skiff_machinery::list!["v1"] } },
             ),
-            "conversion webhooks are not built",
+            "required when strategy is set to Webhook",
         ),
         (with(&[&schema[..], &["x-kubernetes-validations"]].concat(), rule), "undefined field 'size'"),
         (
@@ -188,7 +188,7 @@ async fn what_cannot_be_served_is_refused_by_name() {
 #[tokio::test]
 async fn protected_groups_want_an_approval_and_stored_versions_stay() {
     let api = Api::new().await;
-    Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    Reconciler::new(Arc::clone(&api.registry), &api.supervisor).spawn(&api.supervisor);
     let mut protected = definition();
     let map = protected.as_object_mut().unwrap();
     map.object_mut("metadata").insert("name", "widgets.example.k8s.io");
@@ -227,7 +227,7 @@ async fn protected_groups_want_an_approval_and_stored_versions_stay() {
 #[tokio::test]
 async fn rules_in_cel_hold() {
     let api = Api::new().await;
-    Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    Reconciler::new(Arc::clone(&api.registry), &api.supervisor).spawn(&api.supervisor);
     let mut ruled = definition();
     let spec = ruled.as_object_mut().unwrap().object_mut("spec").get_mut("versions").unwrap().as_array_mut().unwrap();
     let schema = spec[0].as_object_mut().unwrap().object_mut("schema").object_mut("openAPIV3Schema");

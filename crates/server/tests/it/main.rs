@@ -6,8 +6,10 @@
 )]
 
 mod admission;
+mod aggregation;
 mod api;
 mod bad_input;
+mod conversion;
 mod custom;
 mod front;
 mod horizon;

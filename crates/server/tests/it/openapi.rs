@@ -264,7 +264,7 @@ async fn version_2_as_protobuf_holds_what_the_json_holds() {
 #[tokio::test]
 async fn custom_kinds_are_published_and_withdrawn() {
     let api = Api::new().await;
-    skiff_server::crd::Reconciler::new(Arc::clone(&api.registry)).spawn(&api.supervisor);
+    skiff_server::crd::Reconciler::new(Arc::clone(&api.registry), &api.supervisor).spawn(&api.supervisor);
     let mut definition = crate::custom::definition();
     let version = &mut definition.as_object_mut().unwrap().object_mut("spec").get_mut("versions").unwrap();
     let schema = version.as_array_mut().unwrap()[0].as_object_mut().unwrap().object_mut("schema");
@@ -304,6 +304,23 @@ async fn custom_kinds_are_published_and_withdrawn() {
     assert_eq!(spec["port"], serde_json::json!({"x-kubernetes-int-or-string": true}));
     assert_eq!(spec["maybe"], serde_json::json!({}));
     assert_eq!(spec["any"], serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
+    // A kind that may hold anything is an object about which nothing else is said.
+    let mut open = definition.clone();
+    let all = r#"{"type":"object","x-kubernetes-preserve-unknown-fields":true,"properties":{"a":{"type":"string"}}}"#;
+    let schema = skiff_machinery::object! { "openAPIV3Schema": skiff_machinery::codec::json::from_str(all).unwrap() };
+    let versions = open.as_object_mut().unwrap().object_mut("spec").get_mut("versions").unwrap();
+    let version = versions.as_array_mut().unwrap()[0].as_object_mut().unwrap();
+    version.insert("schema", schema);
+    version.remove("selectableFields");
+    let patch = skiff_machinery::object! { "spec": open.get("spec").unwrap().clone() };
+    let patch = String::from_utf8(skiff_machinery::codec::json::to_vec(&patch)).unwrap();
+    api.patch(&format!("{path}/widgets.example.com"), "merge-patch+json", &patch).await.expect(200);
+    skiff_testkit::until("published again", async || {
+        let whole: Value = serde_json::from_slice(&get(&api, "/openapi/v2", &[]).await.body).unwrap();
+        let shown = &whole["definitions"]["com.example.v1.Widget"];
+        shown["type"] == "object" && shown.as_object().unwrap().len() == 2
+    })
+    .await;
     api.delete(&format!("{path}/widgets.example.com")).await;
     skiff_testkit::until("withdrawn", async || get(&api, version3, &[]).await.status == 404).await;
 }

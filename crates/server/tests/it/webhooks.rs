@@ -7,6 +7,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use skiff_base::clock::{Clock, SystemClock};
 use skiff_base::pki::{self, ServerNames};
+use skiff_base::task::Supervisor;
 use skiff_machinery::codec::json;
 use skiff_machinery::{Value, list, object};
 use skiff_net::{Body, Peer, Service, ServiceFuture, tls};
@@ -70,14 +71,16 @@ struct World {
     _keys: tempfile::TempDir,
 }
 
-async fn world() -> World {
-    let api = Api::new().await;
-    let reader = Arc::clone(&api.registry) as _;
-    let plugins = default_plugins(&reader, &SystemClock::shared());
-    api.registry.set_admission(with_webhooks(plugins, &reader, &api.supervisor));
-    api.post("/api/v1/namespaces", &object! { "metadata": object! { "name": "shop" } }).await.expect(201);
-    let account = object! { "metadata": object! { "name": "default" } };
-    api.post("/api/v1/namespaces/shop/serviceaccounts", &account).await.expect(201);
+/// A webhook's server.
+pub(crate) struct Listening {
+    pub(crate) base: String,
+    /// As `caBundle` wants it.
+    pub(crate) ca: String,
+    _keys: tempfile::TempDir,
+}
+
+/// Serves webhooks over TLS.
+pub(crate) fn listen(service: Arc<dyn Service>, supervisor: &Supervisor) -> Listening {
     let keys = tempfile::tempdir().unwrap();
     let names = ServerNames {
         node_name: "node".into(),
@@ -90,13 +93,24 @@ async fn world() -> World {
     let identity = tls::Identity::from_pem(pki.apiserver.certificate.as_bytes(), pki.apiserver.key.as_bytes()).unwrap();
     let listener = skiff_net::server::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let base = format!("https://{}", listener.local_addr().unwrap());
-    let hooks = Arc::new(Hooks::default());
     let config = tls::server_config(identity, None, true).unwrap();
-    let service = Arc::clone(&hooks) as Arc<dyn Service>;
     skiff_net::server::Server::tls(listener, config, service, Default::default(), SystemClock::shared())
-        .spawn(&api.supervisor, "webhooks");
+        .spawn(supervisor, "webhooks");
     let ca = base64::engine::general_purpose::STANDARD.encode(&pki.ca);
-    World { api, hooks, base, ca, _keys: keys }
+    Listening { base, ca, _keys: keys }
+}
+
+async fn world() -> World {
+    let api = Api::new().await;
+    let reader = Arc::clone(&api.registry) as _;
+    let plugins = default_plugins(&reader, &SystemClock::shared());
+    api.registry.set_admission(with_webhooks(plugins, &reader, &api.supervisor));
+    api.post("/api/v1/namespaces", &object! { "metadata": object! { "name": "shop" } }).await.expect(201);
+    let account = object! { "metadata": object! { "name": "default" } };
+    api.post("/api/v1/namespaces/shop/serviceaccounts", &account).await.expect(201);
+    let hooks = Arc::new(Hooks::default());
+    let Listening { base, ca, _keys } = listen(Arc::clone(&hooks) as _, &api.supervisor);
+    World { api, hooks, base, ca, _keys }
 }
 
 impl World {

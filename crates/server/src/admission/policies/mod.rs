@@ -244,9 +244,13 @@ impl ValidatingAdmissionPolicy {
         namespace: Option<&Value>,
     ) -> Vec<Failure> {
         let Rules::Validating { validations, annotations } = &compiled.rules else { return Vec::new() };
-        let shown =
-            |object: Option<&Value>| object.map_or(Value::Null, |object| review::shown(attributes, object, version));
-        let (object, old) = (shown(attributes.object.as_ref()), shown(attributes.old.as_deref()));
+        let shown = |object: Option<&Value>| {
+            review::shown_or_null(attributes, object, version).map_err(|error| Failure::error(error.message()))
+        };
+        let (object, old) = match (shown(attributes.object.as_ref()), shown(attributes.old.as_deref())) {
+            (Ok(object), Ok(old)) => (object, old),
+            (Err(failure), _) | (_, Err(failure)) => return vec![failure],
+        };
         let (request, namespace) = (review::facts(attributes, version), namespace_object(attributes, namespace));
         let asking = Asking { authorizer: &*self.0.authorizer, attributes };
         let mut failures = Vec::new();

@@ -6,12 +6,12 @@ use super::compile::{Compiled, Mutation};
 use super::evaluate::{Asking, Seen, Session};
 use crate::authz::Authorizer;
 use crate::kinds::tree::Tree;
-use skiff_machinery::Value;
 use skiff_machinery::apply::merge_configuration;
 use skiff_machinery::cel::Output;
 use skiff_machinery::codec::FieldValidation;
 use skiff_machinery::patch::JsonPatch;
 use skiff_machinery::schema::Type;
+use skiff_machinery::{ApiError, Value};
 
 /// What stands around the object.
 pub(super) struct Around<'a> {
@@ -32,8 +32,9 @@ pub(super) fn apply(
     let version = around.version;
     let asking = Asking { authorizer: around.authorizer, attributes };
     let request = review::facts(attributes, version);
-    let old = attributes.old.as_deref().map_or(Value::Null, |old| review::shown(attributes, old, version));
-    let before = review::shown(attributes, object, version);
+    let told = |error: ApiError| error.message().to_owned();
+    let old = review::shown_or_null(attributes, attributes.old.as_deref(), version).map_err(told)?;
+    let before = review::shown(attributes, object, version).map_err(told)?;
     let mut object = before.clone();
     for (index, mutation) in mutations.iter().enumerate() {
         let output = {

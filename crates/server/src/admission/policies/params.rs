@@ -46,11 +46,11 @@ pub(super) fn collect(
     let shown = |object: std::sync::Arc<Value>| {
         let mut object = (*object).clone();
         if let Some(conversion) = &version.conversion {
-            conversion.to_served(&mut object);
+            conversion.to_served(&mut object).map_err(|error| error.message().to_owned())?;
         }
         object.set("apiVersion", version.group_version.to_string());
         object.set("kind", resource.kind.as_str());
-        object
+        Ok(object)
     };
-    Ok(found.into_iter().map(shown).collect())
+    found.into_iter().map(shown).collect()
 }

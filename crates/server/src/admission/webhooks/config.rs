@@ -4,19 +4,12 @@
 
 use super::super::matching::{Constraints, is_exempt, texts};
 use super::super::{Attributes, Operation, Reader};
+use crate::callout::Remote;
 use crate::kinds::tree::Tree;
-use base64::Engine;
 use skiff_machinery::cel::{Program, Variable, Wanted};
 use skiff_machinery::{GroupResource, Value};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Where a webhook is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Endpoint {
-    Url(String),
-    Service { namespace: String, name: String, port: i64, path: String },
-}
 
 /// One webhook.
 pub(super) struct Hook {
@@ -24,14 +17,11 @@ pub(super) struct Hook {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) configuration: String,
-    pub(super) endpoint: Endpoint,
-    /// PEM; empty: the host's.
-    pub(super) ca: Vec<u8>,
+    pub(super) remote: Remote,
     /// Requests are refused when it cannot be asked.
     pub(super) fail: bool,
     matches: Constraints,
     pub(super) conditions: Vec<(String, Program)>,
-    pub(super) timeout: Duration,
     pub(super) reinvoke: bool,
     /// Of `AdmissionReview`.
     pub(super) review: &'static str,
@@ -48,17 +38,8 @@ pub(crate) fn condition_variables() -> [Variable<'static>; 3] {
 }
 
 fn hook(configuration: &str, index: usize, value: &Value) -> Result<Hook, String> {
-    let config = value.get("clientConfig").unwrap_or(&Value::Null);
-    let endpoint = match config.get("service").filter(|service| !service.is_null()) {
-        Some(service) => Endpoint::Service {
-            namespace: service.text("namespace").to_owned(),
-            name: service.text("name").to_owned(),
-            port: service.int("port").unwrap_or(443),
-            path: service.text("path").to_owned(),
-        },
-        None => Endpoint::Url(config.text("url").to_owned()),
-    };
-    let ca = base64::engine::general_purpose::STANDARD.decode(config.text("caBundle"));
+    let timeout = Duration::from_secs(value.int("timeoutSeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(10));
+    let remote = Remote::of(value.get("clientConfig").unwrap_or(&Value::Null), timeout)?;
     let name = value.text("name");
     let conditions = value.items("matchConditions").iter().map(|condition| {
         let program = Program::compile(condition.text("expression"), &condition_variables(), Wanted::Bool);
@@ -70,12 +51,10 @@ fn hook(configuration: &str, index: usize, value: &Value) -> Result<Hook, String
         id: format!("{configuration}/{name}/{index}"),
         name: name.to_owned(),
         configuration: configuration.to_owned(),
-        endpoint,
-        ca: ca.map_err(|error| error.to_string())?,
+        remote,
         fail: value.text("failurePolicy") != "Ignore",
         matches: Constraints::of(value, "rules", "")?,
         conditions: conditions.collect::<Result<_, _>>()?,
-        timeout: Duration::from_secs(value.int("timeoutSeconds").and_then(|s| u64::try_from(s).ok()).unwrap_or(10)),
         reinvoke: value.text("reinvocationPolicy") == "IfNeeded",
         review: texts(value, "admissionReviewVersions").iter().find_map(known).unwrap_or("v1"),
         harmless: matches!(value.text("sideEffects"), "None" | "NoneOnDryRun"),

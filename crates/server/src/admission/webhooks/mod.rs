@@ -20,9 +20,9 @@ pub(crate) use config::{REVIEWS, condition_variables};
 use super::attributes::named;
 use super::review::{self, request, returned, shown};
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
+use crate::callout::{CallError, Caller};
 use crate::kinds::tree::Tree;
 use base64::Engine;
-use call::{CallError, Caller};
 use config::Hook;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -150,7 +150,7 @@ impl Source {
     /// Asks one webhook; `None` when it is passed over.
     async fn ask(&self, wanting: &Wanting, attributes: &Attributes<'_>) -> Result<Option<Value>, ApiError> {
         let hook = &wanting.hook;
-        let request = request(attributes, wanting.version);
+        let request = request(attributes, wanting.version)?;
         if !conditions_hold(hook, &request, attributes)? {
             return Ok(None);
         }
@@ -158,7 +158,7 @@ impl Source {
             let why = format!("admission webhook {} does not support dry run", quote(&hook.name));
             return Err(ApiError::bad_request(why));
         }
-        match self.caller.ask(hook, &request).await {
+        match call::ask(&self.caller, hook, &request).await {
             Ok(response) => Ok(Some(response)),
             Err(error) => failed(hook, &error).map(|()| None),
         }
@@ -248,7 +248,7 @@ fn patched(
         );
         return Err(ApiError::internal(why));
     };
-    let before = shown(attributes, current, version);
+    let before = shown(attributes, current, version)?;
     let after = patch.apply(before.clone()).map_err(|error| wrong(error.to_string()))?;
     if after == before {
         return Ok(None);

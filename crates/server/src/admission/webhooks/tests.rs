@@ -98,7 +98,7 @@ async fn rules_say_which_requests_are_seen() {
 fn requests_tell_everything() {
     let pod = object! { "metadata": object! { "name": "p" } };
     let case = Case::update("", "pods", "n", pod.clone(), pod).sub("status").by("jane", &["dev"]);
-    let request = case.with_attributes(|attributes| request(attributes, 0));
+    let request = case.with_attributes(|attributes| request(attributes, 0)).unwrap();
     assert_eq!(request.str_at(&["kind", "kind"]), "Pod");
     assert_eq!(request.str_at(&["resource", "resource"]), "pods");
     assert_eq!(request.str_at(&["requestResource", "version"]), "v1");
@@ -128,7 +128,8 @@ async fn conditions_choose_requests() {
         hook.set("failurePolicy", policy);
         let hooks = configure(&cluster, hook);
         let found = case.with_attributes(|attributes| {
-            conditions_hold(&hooks[0], &request(attributes, 0), attributes).map_err(|error| error.message().to_owned())
+            conditions_hold(&hooks[0], &request(attributes, 0).unwrap(), attributes)
+                .map_err(|error| error.message().to_owned())
         });
         if let Err(why) = &found {
             assert!(why.contains("failed evaluating match conditions"), "{why}");

@@ -126,7 +126,7 @@ impl Codec {
             && let Some(found) = self.versions.iter().find(|version| version.api_version == api_version)
             && let Some(conversion) = &found.version().conversion
         {
-            conversion.to_storage(&mut tree);
+            conversion.to_storage(&mut tree).map_err(|error| error.message().to_owned())?;
         }
         self.versions[0].resource.strategy.default(&self.storage, &mut tree);
         let Some(map) = tree.as_object_mut() else { return Err("it is no object".to_owned()) };
@@ -161,33 +161,39 @@ impl Codec {
     }
 
     /// A tree of the storage version in a served version.
-    pub fn served(&self, tree: &Value, slot: Slot) -> Value {
+    pub fn served(&self, tree: &Value, slot: Slot) -> Result<Value, ApiError> {
         let served = &self.versions[usize::from(slot)];
         let mut tree = tree.clone();
         if !served.same_as_storage {
             if let Some(conversion) = &served.version().conversion {
-                conversion.to_served(&mut tree);
+                conversion.to_served(&mut tree)?;
             }
             if let Some(map) = tree.as_object_mut() {
                 map.insert("apiVersion", served.api_version.as_str());
                 map.insert("kind", served.resource.kind.as_str());
             }
         }
-        tree
+        Ok(tree)
     }
 
     /// A tree of a served version in the storage version.
-    pub fn to_storage(&self, tree: &mut Value, slot: Slot) {
+    pub fn to_storage(&self, tree: &mut Value, slot: Slot) -> Result<(), ApiError> {
         let served = &self.versions[usize::from(slot)];
         if served.same_as_storage {
-            return;
+            return Ok(());
         }
         if let Some(conversion) = &served.version().conversion {
-            conversion.to_storage(tree);
+            conversion.to_storage(tree)?;
         }
         if let Some(map) = tree.as_object_mut() {
             map.insert("apiVersion", self.storage_api_version.as_str());
         }
+        Ok(())
+    }
+
+    /// What converts to a served version by asking somebody, if it does.
+    pub fn asking(&self, slot: Slot) -> Option<&Arc<dyn crate::kinds::Conversion>> {
+        self.versions[usize::from(slot)].version().conversion.as_ref().filter(|conversion| conversion.asks_others())
     }
 
     /// A tree of the storage version, which holds its resource version, as clients of a served version see it.
@@ -197,7 +203,7 @@ impl Codec {
         let tree = if served.same_as_storage {
             tree
         } else {
-            converted = self.served(tree, slot);
+            converted = self.served(tree, slot)?;
             &converted
         };
         encode_tree(tree, &served.version().schema, media)

@@ -305,7 +305,7 @@ impl Entry {
         if let Some(object) = self.kept_object(slot) {
             return Ok(object);
         }
-        let tree = if slot == STORAGE { codec.decode(self)? } else { codec.served(&*self.tree(codec)?, slot) };
+        let tree = if slot == STORAGE { codec.decode(self)? } else { codec.served(&*self.tree(codec)?, slot)? };
         let tree = Arc::new(tree);
         let object = Arc::new(Object::new(tree));
         self.keep(slot, Media::Json, Made::Object(Arc::clone(&object), AtomicBool::new(true)));

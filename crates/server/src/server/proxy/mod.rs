@@ -121,14 +121,14 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// What a back end may not say about this server (`corsRemovingTransport`).
-const CORS: [&str; 4] = [
+pub(crate) const CORS: [&str; 4] = [
     "access-control-allow-credentials",
     "access-control-allow-headers",
     "access-control-allow-methods",
     "access-control-allow-origin",
 ];
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -252,7 +252,7 @@ fn moved(to: &str) -> Result<Response<Body>, ApiError> {
 }
 
 /// Who asks for what, for the back end.
-fn forwarded(headers: &mut HeaderMap, path: &str, client: Option<String>) {
+pub(crate) fn forwarded(headers: &mut HeaderMap, path: &str, client: Option<String>) {
     if let Ok(path) = HeaderValue::from_str(path) {
         headers.insert(HeaderName::from_static("x-forwarded-uri"), path);
     }
