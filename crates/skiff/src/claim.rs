@@ -73,7 +73,6 @@ pub(crate) fn claim(what: &'static str, instead: &'static str) -> Result<Claim, 
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]

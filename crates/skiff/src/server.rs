@@ -36,6 +36,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Reads pods, namespaces and policies for the pod network; its ClusterRole is `skiff:network-policy`.
+const POLICY_USER: &str = "skiff:network-policy";
+
 /// Threads by purpose: a flood of LISTs on the API's cannot make a controller miss its lease.
 struct Runtimes {
     api: tokio::runtime::Runtime,
@@ -328,6 +331,15 @@ impl Plane {
                 let (client, options, name, clock) =
                     (client.clone(), Arc::clone(&options), name.clone(), Arc::clone(&clock));
                 async move { proxy::spawn(&client, &options, &name, &clock, &run).await }
+            });
+        }
+        // Another runtime has a pod network of its own, whose matter policies are.
+        if options.runtime_endpoint.is_none() {
+            let client = self.door.client(POLICY_USER, &[], "network-policy");
+            let (name, clock) = (self.config.node_name.clone(), Arc::clone(&self.clock));
+            keep(owner, "network policies", &self.clock, move |run| {
+                let (client, name, clock) = (client.clone(), name.clone(), Arc::clone(&clock));
+                async move { skiff_policy::server::spawn(&client, &name, clock, &run).map_err(Into::into) }
             });
         }
         if node.dns {

@@ -14,11 +14,6 @@ const WARNINGS: &[(&str, &str, &str)] = &[
         "persistentvolumeclaims",
         "PersistentVolumeClaims are stored, but no volume binder is built yet: they stay Pending",
     ),
-    (
-        "networking.k8s.io",
-        "networkpolicies",
-        "NetworkPolicies are stored, but no policy enforcement is built yet: all traffic is allowed",
-    ),
     ("networking.k8s.io", "ingresses", "Ingresses are stored, but no ingress controller is built in yet"),
     (
         "storage.k8s.io",

@@ -37,7 +37,7 @@ pub(super) struct Found {
     pub(super) mounts: Vec<PathBuf>,
     /// The node's ends of pods' links.
     pub(super) links: Vec<String>,
-    /// nftables tables of pod network and proxy.
+    /// nftables tables of pod network, policies and proxy.
     pub(super) tables: Vec<(Family, String)>,
     /// Addresses that pods have.
     pub(super) given: usize,
@@ -167,6 +167,7 @@ impl Found {
             (Family::Inet, table.table_name()),
             (Family::Ip, skiff_proxy::names::TABLE),
             (Family::Ip6, skiff_proxy::names::TABLE),
+            (skiff_policy::table::TABLE.family, skiff_policy::table::TABLE.name),
         ];
         let mut nft = Nft::open().context("looking for nftables tables")?;
         let mut tables = Vec::new();

@@ -266,7 +266,8 @@ impl Alone {
             None => String::from_utf8_lossy(self.kubeconfig.authority().unwrap_or_default()).into_owned(),
         };
         let signing = options.signing.as_ref().map(|(certificate, key)| {
-            let certificate = String::from_utf8(read(certificate)?).context("--cluster-signing-cert-file is not PEM")?;
+            let certificate =
+                String::from_utf8(read(certificate)?).context("--cluster-signing-cert-file is not PEM")?;
             let pem = String::from_utf8(read(key)?).context("--cluster-signing-key-file is not PEM")?;
             let signer = Arc::new(Signer::new(key, &certificate, &pem)?);
             anyhow::Ok(Signing { signer, duration: options.signing_duration })
@@ -294,6 +295,9 @@ impl Alone {
 
     async fn kubelet(&self, options: kubelet::Options) -> anyhow::Result<()> {
         if options.runtime_endpoint.is_none() {
+            tracing::warn!(
+                "NetworkPolicies are not enforced by a kubelet alone: only `skiff server` does so on its node"
+            );
             let machine = ThisMachine::new(&options.data_dir);
             tokio::task::spawn_blocking(move || preflight::machine(&machine)).await??;
         }
