@@ -44,7 +44,7 @@ impl Registry {
             success: vec![Op::Put { key, value: entry.stored().clone(), lease, previous: false }],
             failure: Vec::new(),
         };
-        self.feed.handoff().put(entry);
+        self.feed.handoff().put(entry, scope.cache.codec());
         match self.store.txn(txn).await {
             Ok(answer) if answer.succeeded => {
                 entry.commit(answer.revision);

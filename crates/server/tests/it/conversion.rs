@@ -164,6 +164,42 @@ async fn versions_are_converted_by_a_webhook() {
     }
 }
 
+/// The storage version changes while somebody writes: what an old writer prepared is not shown as what is stored now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_version_can_change_under_writes() {
+    let api = Api::new().await;
+    let converter = Arc::new(Converter::default());
+    let listening = listen(Arc::clone(&converter) as _, &api.supervisor);
+    Reconciler::new(Arc::clone(&api.registry), &api.supervisor).spawn(&api.supervisor);
+    api.post(DEFINITIONS, &definition(&listening.base, &listening.ca)).await.expect(201);
+    until("served", async || api.get(V2).await.status == 200).await;
+    let mut written = 0;
+    for round in 0..6 {
+        let [first, second] = if round % 2 == 0 { [false, true] } else { [true, false] };
+        let patch = format!(
+            r#"[{{"op":"replace","path":"/spec/versions/0/storage","value":{first}}},{{"op":"replace","path":"/spec/versions/1/storage","value":{second}}}]"#
+        );
+        let path = format!("{DEFINITIONS}/hosts.example.com");
+        let writes = async {
+            for number in 0..20 {
+                api.post(V1, &host(&format!("h{round}-{number}"))).await.expect(201);
+            }
+        };
+        let patched = async { api.patch(&path, "json-patch+json", &patch).await.expect(200) };
+        tokio::join!(writes, patched);
+        written += 20;
+        for (path, version, field) in [(V1, "example.com/v1", "hostPort"), (V2, "example.com/v2", "host")] {
+            let list = api.get(path).await.expect(200).json();
+            let items = list.items_at(&["items"]);
+            assert_eq!(items.len(), written);
+            for item in items {
+                assert_eq!(item.str_at(&["apiVersion"]), version);
+                assert!(item.at(&["spec", field]).is_some(), "{version}: {}", json::to_string(item));
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conversions_are_checked() {
     let api = Api::new().await;

@@ -9,6 +9,7 @@ mod admission;
 mod aggregation;
 mod api;
 mod bad_input;
+mod clock;
 mod conversion;
 mod custom;
 mod front;

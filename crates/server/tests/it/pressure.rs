@@ -163,3 +163,52 @@ async fn an_end_lets_requests_finish_and_ends_watches_cleanly() {
     let answer = slow.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(answer.status(), 201);
 }
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = text.split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// 100 LISTs of 2,000 objects of 8 KiB (17 MB each) whose clients do not read: what is in flight for each is bounded, and
+/// all of them are complete when they read at last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_nobody_reads_take_little_memory() {
+    const OBJECTS: usize = 2000;
+    let server = Whole::start().await;
+    let text = "x".repeat(8 << 10);
+    for number in 0..OBJECTS {
+        let map = format!(r#"{{"metadata":{{"name":"m{number:04}"}},"data":{{"a":"{text}"}}}}"#);
+        assert_eq!(server.post(MAPS, &map).await.status, 201);
+    }
+    // Compressing takes its time without optimisation.
+    for (accept, lists) in [("application/json", 100), ("application/vnd.kubernetes.protobuf", 100), ("gzip", 10)] {
+        let ask = || match accept {
+            "gzip" => server.root("GET", MAPS).header("accept-encoding", "gzip"),
+            accept => server.root("GET", MAPS).header("accept", accept),
+        };
+        let whole = server.send(ask()).await;
+        assert!(
+            whole.status == 200 && (accept == "gzip" || whole.body.len() > OBJECTS * text.len()),
+            "{}",
+            whole.body.len()
+        );
+        let before = resident();
+        let mut open = Vec::new();
+        for _ in 0..lists {
+            open.push(server.open(ask()).await);
+        }
+        // Others are served meanwhile.
+        let begun = std::time::Instant::now();
+        assert_eq!(server.get(&format!("{MAPS}/m0001")).await.status, 200);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(1));
+        let in_flight = resident().saturating_sub(before) / lists;
+        eprintln!("{accept}: {} KiB for each of {lists} lists of {} KiB", in_flight >> 10, whole.body.len() >> 10);
+        assert!(in_flight < 1 << 20, "{accept}: {in_flight} bytes for each list");
+        for answer in open.into_iter().step_by(25) {
+            let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+            assert_eq!(body.len(), whole.body.len(), "{accept}");
+        }
+    }
+}

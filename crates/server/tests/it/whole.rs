@@ -3,6 +3,7 @@
 use crate::api::{Answer, Frames};
 use http::Request;
 use http_body_util::BodyExt;
+use skiff_base::clock::{SharedClock, SystemClock};
 use skiff_base::task::Supervisor;
 use skiff_net::Body;
 use skiff_net::client::{Client, Options as ClientOptions, Resolve, ResolveFuture};
@@ -50,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) front: front::Options,
     pub(crate) connections: skiff_net::server::Options,
     pub(crate) proxied: Fake,
+    /// The machine's when there is none.
+    pub(crate) clock: Option<SharedClock>,
 }
 
 /// One request as a test writes it.
@@ -93,6 +96,7 @@ impl Whole {
             limits: setup.limits,
             front: setup.front,
             connections: setup.connections,
+            clock: setup.clock.unwrap_or_else(SystemClock::shared),
             ..skiff_testkit::cluster::server_config(directory.path())
         };
         let authority = config.pki.ca.clone().into_bytes();

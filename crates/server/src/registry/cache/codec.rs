@@ -7,6 +7,7 @@ use bytes::Bytes;
 use skiff_machinery::schema::{StructRef, Type, builtin};
 use skiff_machinery::{ApiError, GroupVersion, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One version of one resource that is served over a storage prefix. (Events are served by two resources.)
 pub struct ServedVersion {
@@ -28,6 +29,8 @@ impl ServedVersion {
 
 /// Trees and bytes of one storage prefix.
 pub struct Codec {
+    /// No two have the same.
+    id: u64,
     prefix: String,
     storage: GroupVersion,
     storage_api_version: String,
@@ -61,7 +64,9 @@ impl Codec {
             Some(version) => version.version().schema.clone(),
             None => builtin_type(&first.storage, &first.kind),
         };
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             prefix: first.storage_prefix.clone(),
             storage: first.storage.clone(),
             storage_encoding: first.storage_encoding,
@@ -73,6 +78,10 @@ impl Codec {
         }
     }
 
+    /// Tells codecs apart: a kind that is defined anew has another.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
     /// `/registry/pods/`.
     pub fn key_prefix(&self) -> Bytes {
         format!("{}{}/", super::feed::ROOT, self.prefix).into()

@@ -1,6 +1,6 @@
 //! The one reader of the store's change log, and the one writer of all caches.
 
-use super::{Cache, Change, Entry, Ledger};
+use super::{Cache, Change, Codec, Entry, Ledger};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
@@ -40,7 +40,8 @@ pub enum FeedError {
 /// What our own writers already made of a value, found again when the change log brings that very buffer back.
 #[derive(Debug, Default)]
 pub struct Handoff {
-    waiting: Mutex<HashMap<usize, Arc<Entry>>>,
+    /// With the codec that prepared it.
+    waiting: Mutex<HashMap<usize, (Arc<Entry>, u64)>>,
 }
 
 /// An engine that copies values never brings a buffer back: then what waits here is useless.
@@ -48,21 +49,23 @@ const MAX_WAITING: usize = 4_096;
 
 impl Handoff {
     /// Before the write: the entry whose stored bytes are about to be written.
-    pub fn put(&self, entry: &Arc<Entry>) {
+    pub fn put(&self, entry: &Arc<Entry>, codec: &Codec) {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= MAX_WAITING {
             waiting.clear();
         }
         // The entry holds the buffer, so the address cannot be another's as long as it is listed.
-        waiting.insert(entry.stored().as_ptr() as usize, Arc::clone(entry));
+        waiting.insert(entry.stored().as_ptr() as usize, (Arc::clone(entry), codec.id()));
     }
     /// The write failed.
     pub fn forget(&self, entry: &Entry) {
         self.waiting.lock().remove(&(entry.stored().as_ptr() as usize));
     }
-    fn take(&self, kv: &KeyValue) -> Option<Arc<Entry>> {
-        let found = self.waiting.lock().remove(&(kv.value.as_ptr() as usize))?;
-        (found.key() == &kv.key && found.stored().len() == kv.value.len()).then_some(found)
+    /// A kind that was defined anew while somebody wrote it has another codec: what the old one made is of no use.
+    fn take(&self, kv: &KeyValue, codec: &Codec) -> Option<Arc<Entry>> {
+        let (found, by) = self.waiting.lock().remove(&(kv.value.as_ptr() as usize))?;
+        let same = found.key() == &kv.key && found.stored().len() == kv.value.len() && by == codec.id();
+        same.then_some(found)
     }
 }
 
@@ -286,7 +289,7 @@ impl Feed {
             let key = &event.kv.key;
             let Some(length) = prefix_length(key, |prefix| caches.contains_key(prefix)) else { continue };
             let Some(cache) = caches.get(&key[..length]) else { continue };
-            let change = self.change(event, length);
+            let change = self.change(event, length, cache.codec());
             match touched.iter_mut().find(|(own, _)| Arc::ptr_eq(own, cache)) {
                 Some((_, changes)) => changes.push(change),
                 None => touched.push((cache, smallvec![change])),
@@ -300,11 +303,11 @@ impl Feed {
         self.publish(revision.max(self.applied()));
     }
 
-    fn change(&self, event: &Event, prefix: usize) -> Change {
+    fn change(&self, event: &Event, prefix: usize, codec: &Codec) -> Change {
         let kv = &event.kv;
         let entry = match event.kind {
             EventKind::Delete => None,
-            EventKind::Put => Some(match self.handoff.take(kv) {
+            EventKind::Put => Some(match self.handoff.take(kv, codec) {
                 Some(entry) => {
                     entry.commit(kv.mod_revision);
                     entry
