@@ -6,15 +6,11 @@
 //! Start with [`eventually`]. `cluster` (a feature of this name) has the API server behind its first filter, over a store in
 //! memory; `runtime` (another) has the embedded runtime with one image, and counts what it leaves behind.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests stand on it: a failed step fails the test, which says what it skipped"
-)]
-
 #[cfg(feature = "cluster")]
+#[expect(clippy::unwrap_used, reason = "tests stand on it: a failed step fails the test")]
 pub mod cluster;
 #[cfg(feature = "runtime")]
+#[expect(clippy::unwrap_used, clippy::print_stdout, reason = "the same, and it says what it skipped")]
 pub mod runtime;
 mod wait;
 
