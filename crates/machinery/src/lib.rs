@@ -5,7 +5,7 @@
 //! mistake in it is named.
 //!
 //! **Must never know** about I/O, clocks, async runtimes, or any single kind's behaviour, but for what several components
-//! have to decide alike ([`scheduling`], [`resources`], [`quota`]). Else a kind appears here only as data: an entry of the
+//! have to decide alike ([`scheduling`], [`resources`], [`quota`], [`storage`]). Else a kind appears here only as data: an entry of the
 //! generated schema table. Custom resources use the same algorithms over a schema made at run
 //! time.
 //!
@@ -27,6 +27,7 @@ pub mod resources;
 pub mod scheduling;
 pub mod schema;
 pub mod selector;
+pub mod storage;
 #[cfg(test)]
 mod testing;
 pub mod time;

@@ -120,6 +120,8 @@ pub struct Informers {
     pub claims: Shared<Tree>,
     /// PersistentVolumes.
     pub volumes: Shared<Tree>,
+    /// StorageClasses.
+    pub storage_classes: Shared<Tree>,
     /// CronJobs.
     pub cron_jobs: Shared<Tree>,
     /// PodDisruptionBudgets.
@@ -164,6 +166,7 @@ impl Informers {
             stateful_sets: Shared::new(context, "apps", "v1", "statefulsets", all()),
             claims: Shared::new(context, "", "v1", "persistentvolumeclaims", all()),
             volumes: Shared::new(context, "", "v1", "persistentvolumes", all()),
+            storage_classes: Shared::new(context, "storage.k8s.io", "v1", "storageclasses", all()),
             cron_jobs: Shared::new(context, "batch", "v1", "cronjobs", all()),
             budgets: Shared::new(context, "policy", "v1", "poddisruptionbudgets", all()),
             cluster_roles: Shared::new(context, "rbac.authorization.k8s.io", "v1", "clusterroles", all()),
@@ -214,6 +217,7 @@ impl Informers {
         self.stateful_sets.spawn(supervisor);
         self.claims.spawn(supervisor);
         self.volumes.spawn(supervisor);
+        self.storage_classes.spawn(supervisor);
         self.cron_jobs.spawn(supervisor);
         self.budgets.spawn(supervisor);
         self.cluster_roles.spawn(supervisor);

@@ -39,4 +39,5 @@ pub mod taint_eviction;
 pub mod template;
 pub mod ttl_after_finished;
 pub mod volume_protection;
+pub mod volumes;
 pub mod workload;

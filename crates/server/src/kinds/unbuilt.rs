@@ -4,21 +4,11 @@ use skiff_machinery::GroupVersion;
 
 /// Kinds whose objects are kept but that nothing acts on yet; the text names the missing part.
 const WARNINGS: &[(&str, &str, &str)] = &[
-    (
-        "",
-        "persistentvolumes",
-        "PersistentVolumes are stored, but no volume binder is built yet: they are bound to no claim",
-    ),
-    (
-        "",
-        "persistentvolumeclaims",
-        "PersistentVolumeClaims are stored, but no volume binder is built yet: they stay Pending",
-    ),
     ("networking.k8s.io", "ingresses", "Ingresses are stored, but no ingress controller is built in yet"),
     (
         "storage.k8s.io",
         "storageclasses",
-        "StorageClasses are stored, but no provisioner is built yet: no volumes are made",
+        "StorageClasses are acted upon, but no provisioner is built in: volumes are made by people or by provisioners of others",
     ),
     (
         "storage.k8s.io",

@@ -13,3 +13,4 @@ mod nodes;
 mod replication;
 mod small;
 mod statefulsets;
+mod volumes;
