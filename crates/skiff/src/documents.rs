@@ -42,7 +42,7 @@ A component's own flags are upstream's. They are read by the same code in two pl
 - by a component alone: `skiff kube-scheduler --kubeconfig FILE --leader-elect=false`, or by an executable of that name (a
   link to `skiff`). What `--disable` leaves out, and with `--disable-agent` also the node's part, finds its kubeconfig below
   `DATA-DIR/kubeconfig/`: `scheduler.conf`, `controller-manager.conf`, `kubelet.conf`, `kube-proxy.conf`, and `kubelet.crt` with
-  `kubelet.key` for the kubelet to show (`--tls-cert-file`): the API server believes its own authority only. Node and address
+  `kubelet.key`, which a kubelet finds beside its kubeconfig and shows: the API server believes its own authority only. Node and address
   are those of `--node-name` and `--advertise-address`. The server renews all of them; a component alone reads its
   kubeconfig once, at its start, and follows the files of `--tls-cert-file`.
 

@@ -4,7 +4,7 @@
 //! decisions may cross; so the node asks again, once, before it makes anything for the pod. Who is refused has failed
 //! with the reason, and is never looked at again.
 //!
-//! Not here yet: preemption of lesser pods for a critical one, the check of host ports (the runtime refuses those).
+//! Not here yet: preemption of lesser pods for a critical one.
 
 use crate::pod::resources::{Requests, of_pod};
 use crate::pod::spec::{Pod, Qos};
@@ -120,6 +120,38 @@ fn pressure(pod: &Pod, capacity: &Capacity) -> Result<(), Rejection> {
     Err(Rejection { reason: "Evicted", message: format!("Pod was rejected: {message}") })
 }
 
+/// A port of the node that a pod takes: protocol, address, number.
+pub type HostPort = (String, String, i64);
+
+/// The ports of the node that a pod takes.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let ports = pod.containers().flat_map(|container| container.tree.items_at(&["ports"]));
+    let taken = ports.filter_map(|port| {
+        let number = port.get("hostPort").and_then(Value::as_int).filter(|number| *number > 0)?;
+        let protocol = match port.str_at(&["protocol"]) {
+            "" => "TCP",
+            said => said,
+        };
+        Some((protocol.to_owned(), port.str_at(&["hostIP"]).to_owned(), number))
+    });
+    taken.collect()
+}
+
+/// Whether nobody else has the pod's host ports (`nodeports.Fits`). No address stands for all of them.
+fn free_ports(pod: &Pod, taken: &BTreeMap<String, Vec<HostPort>>) -> Result<(), Rejection> {
+    let any = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
+    let collide = |one: &HostPort, other: &HostPort| {
+        one.0 == other.0 && one.2 == other.2 && (one.1 == other.1 || any(&one.1) || any(&other.1))
+    };
+    let others: Vec<&HostPort> =
+        taken.iter().filter(|(uid, _)| *uid != pod.uid()).flat_map(|(_, ports)| ports).collect();
+    if host_ports(pod).iter().any(|wanted| others.iter().any(|other| collide(wanted, other))) {
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        return Err(Rejection::new("NodePorts", message));
+    }
+    Ok(())
+}
+
 /// Whether there is room beside the others (`noderesources.Fits`); reason and message if there is none.
 pub(crate) fn room(
     pod: &Pod,
@@ -198,16 +230,18 @@ fn object_with_name(name: &str) -> skiff_machinery::Map {
     [("metadata.name", name)].into_iter().collect()
 }
 
-/// Decides. `admitted` is what the pods that run here ask for, by uid.
+/// Decides. `admitted` is what the pods that run here ask for, and `ports` what they take of the node's, by uid.
 pub fn decide(
     pod: &Pod,
     capacity: &Capacity,
     admitted: &BTreeMap<String, Requests>,
+    ports: &BTreeMap<String, Vec<HostPort>>,
     unsafe_sysctls: &[String],
 ) -> Result<(), Rejection> {
     pressure(pod, capacity)?;
     sysctls(pod, unsafe_sysctls)?;
-    room(pod, capacity, admitted).map_err(|(reason, message)| Rejection::new(reason, message))
+    room(pod, capacity, admitted).map_err(|(reason, message)| Rejection::new(reason, message))?;
+    free_ports(pod, ports)
 }
 
 #[cfg(test)]
@@ -232,7 +266,9 @@ mod tests {
             .iter()
             .map(|(uid, milli_cpu)| ((*uid).to_owned(), Requests { milli_cpu: *milli_cpu, ..Requests::default() }))
             .collect();
-        decide(pod, capacity, &admitted, &[]).err().map(|rejection| (rejection.reason, rejection.message))
+        decide(pod, capacity, &admitted, &BTreeMap::new(), &[])
+            .err()
+            .map(|rejection| (rejection.reason, rejection.message))
     }
 
     #[test]
@@ -261,8 +297,34 @@ mod tests {
         assert_eq!(given, "SysctlForbidden");
         assert_eq!(message, "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted");
         assert_eq!(reason(&with("net.ipv4.tcp_syncookies", true), &capacity(), &[]).unwrap().0, "SysctlForbidden");
-        let allowed = decide(&with("kernel.msgmax", false), &capacity(), &BTreeMap::new(), &["kernel.msg*".to_owned()]);
+        let allowed = decide(
+            &with("kernel.msgmax", false),
+            &capacity(),
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+            &["kernel.msg*".to_owned()],
+        );
         assert_eq!(allowed, Ok(()));
+    }
+
+    #[test]
+    fn a_port_of_the_node_is_one_pods() {
+        let with = |protocol: &str, ip: &str, port: i64| {
+            let port = object! { "hostPort": port, "hostIP": ip, "protocol": protocol };
+            pod(object! { "containers": list![object! { "name": "c", "ports": list![port] }] })
+        };
+        let taken = [("other".to_owned(), host_ports(&with("TCP", "10.0.0.1", 80)))].into();
+        for (wanted, free) in [
+            (with("TCP", "10.0.0.1", 80), false),
+            (with("TCP", "", 80), false),
+            (with("UDP", "", 80), true),
+            (with("TCP", "10.0.0.2", 80), true),
+            (with("TCP", "", 81), true),
+        ] {
+            let decided = decide(&wanted, &capacity(), &BTreeMap::new(), &taken, &[]);
+            assert_eq!(decided.is_ok(), free, "{:?}", host_ports(&wanted));
+            assert!(decided.err().is_none_or(|rejection| rejection.reason == "NodePorts"));
+        }
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! is not critical goes. Those that use more than they asked for come first, then those of low priority, then those
 //! that use most beyond their request.
 //!
-//! Not here yet: soft thresholds with grace periods, minimum reclaim, the allocatable signal, a file system for
-//! containers apart from that of images.
+//! A soft threshold counts once it has been met for its grace period, and then leaves pods time to end.
+//!
+//! Not here yet: minimum reclaim, the allocatable signal, a file system for containers apart from that of images.
 
 use crate::pod::resources::quantity;
 use crate::pod::spec::Pod;
@@ -13,6 +14,7 @@ use skiff_machinery::Value;
 use skiff_machinery::quantity::{Format, Quantity};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +40,11 @@ impl Signal {
         Self::NodefsInodesFree,
         Self::PidAvailable,
     ];
+
+    fn named(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|signal| signal.as_str() == name);
+        found.ok_or_else(|| format!("unsupported eviction signal {name}"))
+    }
 
     /// Its name in `evictionHard`.
     pub fn as_str(self) -> &'static str {
@@ -76,13 +83,15 @@ pub enum Bound {
     Share(f64),
 }
 
-/// A signal and its bound (`evictionHard`).
+/// A signal and its bound (`evictionHard`, `evictionSoft`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Threshold {
     /// What is watched.
     pub signal: Signal,
     /// When it is short.
     pub bound: Bound,
+    /// For how long it has to be; `None` for a hard one, upon which is acted at once.
+    pub grace: Option<Duration>,
 }
 
 /// What there is of a signal's resource.
@@ -110,7 +119,7 @@ pub fn defaults() -> Vec<Threshold> {
         (Signal::ImagefsAvailable, Bound::Share(15.0)),
         (Signal::ImagefsInodesFree, Bound::Percent(5.0)),
     ]
-    .map(|(signal, bound)| Threshold { signal, bound })
+    .map(|(signal, bound)| Threshold { signal, bound, grace: None })
     .to_vec()
 }
 
@@ -119,8 +128,7 @@ pub fn parse(text: &str) -> Result<Vec<Threshold>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let one = |part: &str| {
         let (name, bound) = part.split_once('<').ok_or_else(|| format!("invalid eviction threshold syntax {part}"))?;
-        let signal = Signal::ALL.into_iter().find(|signal| signal.as_str() == name);
-        let signal = signal.ok_or_else(|| format!("unsupported eviction signal {name}"))?;
+        let signal = Signal::named(name)?;
         let wrong = || format!("eviction threshold {name} has an invalid value: {bound}");
         let bound = match bound.strip_suffix('%') {
             Some(percent) => {
@@ -132,9 +140,31 @@ pub fn parse(text: &str) -> Result<Vec<Threshold>, String> {
             }
             None => Bound::Amount(Quantity::parse(bound).map_err(|_| wrong())?.value()),
         };
-        Ok(Threshold { signal, bound })
+        Ok(Threshold { signal, bound, grace: None })
     };
     parts.map(one).collect()
+}
+
+/// Reads `memory.available<300Mi` with `memory.available=30s` (`--eviction-soft`, `--eviction-soft-grace-period`): each has
+/// its grace period, and each grace period its threshold.
+pub fn parse_soft(text: &str, graces: &str) -> Result<Vec<Threshold>, String> {
+    let mut periods = BTreeMap::new();
+    for part in graces.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let wrong = || format!("invalid eviction grace period syntax {part}");
+        let (name, period) = part.split_once('=').ok_or_else(wrong)?;
+        let period = skiff_machinery::time::GoDuration::parse(period).map_err(|_| wrong())?;
+        periods.insert(Signal::named(name)?, period.as_std());
+    }
+    let mut thresholds = parse(text)?;
+    for threshold in &mut thresholds {
+        let name = threshold.signal.as_str();
+        let missing = || format!("grace period must be specified for the soft eviction threshold {name}");
+        threshold.grace = Some(periods.remove(&threshold.signal).ok_or_else(missing)?);
+    }
+    match periods.keys().next() {
+        Some(signal) => Err(format!("{} has a grace period and no soft eviction threshold", signal.as_str())),
+        None => Ok(thresholds),
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a share of a capacity")]
@@ -160,7 +190,7 @@ pub fn met(thresholds: &[Threshold], observations: &Observations) -> Vec<Thresho
         seen.is_some_and(|seen| seen.available < threshold.amount(seen.capacity))
     };
     let mut met: Vec<Threshold> = thresholds.iter().filter(is_met).copied().collect();
-    met.sort_by_key(|threshold| threshold.signal);
+    met.sort_by_key(|threshold| (threshold.signal, threshold.grace));
     met
 }
 
@@ -318,6 +348,17 @@ mod tests {
         seen.insert(Signal::MemoryAvailable, Observation { available: 100 << 20, capacity: 1 << 30 });
         let signals: Vec<Signal> = met(&thresholds, &seen).iter().map(|threshold| threshold.signal).collect();
         assert_eq!(signals, [Signal::NodefsAvailable], "exactly at the bound is not below it");
+    }
+
+    #[test]
+    fn soft_thresholds_have_their_grace() {
+        let soft = parse_soft("memory.available<300Mi", "memory.available=1m30s").unwrap();
+        assert_eq!(soft[0].grace, Some(Duration::from_secs(90)));
+        for (thresholds, graces) in
+            [("memory.available<1Mi", ""), ("", "memory.available=1s"), ("memory.available<1Mi", "memory.available=x")]
+        {
+            assert!(parse_soft(thresholds, graces).is_err(), "{thresholds} {graces}");
+        }
     }
 
     #[test]

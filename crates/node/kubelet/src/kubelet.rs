@@ -1,13 +1,13 @@
 //! The running kubelet: informers feed actors, the node reports.
 
 use crate::cgroups::{self, PodCgroupError, PodCgroups};
-use crate::eviction::{self, Threshold};
 use crate::images_gc::{self, ImageCollector};
 use crate::metrics::Metrics;
 use crate::node::{Machine, Node};
 use crate::pod::container;
+use crate::pod::resources::Requests;
 use crate::pod::spec::Pod;
-use crate::pressure::{Observe, Pressure};
+use crate::pressure::{Observe, Pressure, Rules};
 use crate::pull_records::PullRecords;
 use crate::rotation;
 use crate::shared::Shared;
@@ -71,8 +71,10 @@ pub struct Config {
     /// Most processes of a pod (`podPidsLimit`); negative is unlimited. Upstream's default is unlimited: a fork bomb
     /// would take the whole node.
     pub pod_pids_limit: i64,
-    /// When pods are evicted (`evictionHard`).
-    pub eviction_hard: Vec<Threshold>,
+    /// When pods are evicted.
+    pub eviction: Rules,
+    /// What of the machine is not for pods (`systemReserved` and `kubeReserved` together).
+    pub reserved: Requests,
     /// When images are collected.
     pub image_gc: images_gc::Policy,
     /// Says what there is of the node's resources; `None` looks at the machine.
@@ -102,7 +104,8 @@ impl Default for Config {
             log_rotation: rotation::Policy::default(),
             cgroups: None,
             pod_pids_limit: 4096,
-            eviction_hard: eviction::defaults(),
+            eviction: Rules::default(),
+            reserved: Requests::default(),
             image_gc: images_gc::Policy::default(),
             observe: None,
             allowed_unsafe_sysctls: Vec::new(),
@@ -125,6 +128,9 @@ pub enum StartError {
     /// The pods' cgroups cannot be made.
     #[error("making the cgroups of pods: {0}")]
     Cgroups(#[from] PodCgroupError),
+    /// More is reserved than there is.
+    #[error("{0} is reserved than the machine has: see --kube-reserved, --system-reserved, --eviction-hard")]
+    Reserved(String),
     /// The runtime does not answer.
     #[error("the container runtime does not answer: {0}")]
     Runtime(#[from] skiff_cri::CriError),
@@ -173,7 +179,9 @@ impl Kubelet {
         crate::volumes::make_directory(&config.root, 0o750).map_err(io("making the root directory"))?;
         crate::volumes::make_directory(&config.root.join("pods"), 0o750).map_err(io("making the root directory"))?;
         let pull_records = PullRecords::open(&config.root).map_err(io("reading the records of pulled images"))?;
-        let machine = Machine::read(&config.root, config.max_pods).map_err(io("reading the machine"))?;
+        let mut machine = Machine::read(&config.root, config.max_pods).map_err(io("reading the machine"))?;
+        machine.reserve(config.reserved, &config.eviction.thresholds).map_err(StartError::Reserved)?;
+        let for_pods = machine.without_reserved();
         let version = runtime.version(v1::VersionRequest { version: "v1".to_owned() }).await?;
         let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let services = Informer::<Tree>::new(
@@ -185,7 +193,7 @@ impl Kubelet {
         let cgroups = match &config.cgroups {
             Some(hierarchy) if cgroups::driver_is_ours(&*runtime).await => {
                 let cgroups = PodCgroups::new(hierarchy.clone(), &config.cgroup_root, config.pod_pids_limit);
-                cgroups.prepare(machine.cpus * 1000, machine.memory_bytes)?;
+                cgroups.prepare(for_pods.milli_cpu, for_pods.memory)?;
                 Some(cgroups)
             }
             Some(_) => {
@@ -194,6 +202,7 @@ impl Kubelet {
             }
             None => None,
         };
+        let capacity = machine.pod_capacity();
         let recorder =
             Recorder::spawn(client.clone(), "kubelet", &config.node_name, Arc::clone(&config.clock), supervisor);
         let shared = Arc::new(Shared {
@@ -217,9 +226,10 @@ impl Kubelet {
             recorder,
             services,
             host_ips: RwLock::new(config.node_ips.clone()),
-            allocatable: (machine.cpus * 1000, machine.memory_bytes),
-            capacity: RwLock::new(machine.pod_capacity()),
+            allocatable: (capacity.allocatable.milli_cpu, capacity.allocatable.memory),
+            capacity: RwLock::new(capacity),
             admitted: Mutex::default(),
+            host_ports: Mutex::default(),
             unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             cgroups: cgroups.clone(),
             blocking: Arc::new(tokio::sync::Semaphore::new(BLOCKING)),
@@ -250,8 +260,8 @@ impl Kubelet {
         let images = Arc::new(ImageCollector::new(Arc::clone(&shared), config.image_gc));
         let collect = Arc::clone(&images).run();
         supervisor.spawn_abortable("image collection", OnFailure::EndComponent, collect);
-        let (thresholds, observe) = (config.eviction_hard.clone(), config.observe.clone());
-        let pressure = Pressure::new(Arc::clone(&shared), Arc::clone(&pods), images, thresholds, observe);
+        let (rules, observe) = (config.eviction.clone(), config.observe.clone());
+        let pressure = Pressure::new(Arc::clone(&shared), Arc::clone(&pods), images, rules, observe);
         supervisor.spawn_abortable("eviction", OnFailure::EndComponent, pressure.run());
         let known = Arc::new(tokio::sync::Notify::new());
         if let Some(cgroups) = cgroups {

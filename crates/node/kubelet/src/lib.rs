@@ -17,9 +17,8 @@
 //! Everything it made can be found again after a crash: containers by their labels, volumes and cgroups by their
 //! directories.
 //!
-//! Not here yet: soft eviction thresholds, CPU/memory/topology managers, device plugins, checkpoints, user
-//! namespaces, credential providers, `fileKeyRef`, reservations (`kubeReserved`, `systemReserved`), graceful node shutdown,
-//! and the volumes that [`volumes`] names. A pod with such a volume, or with
+//! Not here yet: CPU/memory/topology managers, device plugins, checkpoints, user namespaces, credential providers,
+//! `fileKeyRef`, cgroups of reservations (`enforceNodeAllocatable` other than `pods`), graceful node shutdown, and the volumes that [`volumes`] names. A pod with such a volume, or with
 //! `hostUsers: false`, waits or fails with an event that names it.
 
 pub mod admit;

@@ -1,13 +1,14 @@
 //! The node itself: registration, status, lease (`kubelet_node_status.go`, `nodelease`).
 
 use crate::admit::Capacity;
-use crate::eviction::ROOM;
+use crate::eviction::{Signal, Threshold};
 use crate::pod::resources::Requests;
 use crate::shared::Shared;
 use skiff_client::events::EventType;
 use skiff_client::leader::{micro_time, time};
 use skiff_client::{ClientError, Patch, WriteOptions};
 use skiff_cri::v1;
+use skiff_machinery::quantity::{Format, Quantity};
 use skiff_machinery::{Map, Value, list, object};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,10 @@ pub struct Machine {
     pub disk_bytes: i64,
     /// Most pods (`--max-pods`).
     pub max_pods: i64,
+    /// What is not for pods, but for the system and the kubelet.
+    reserved: Requests,
+    /// What evictions keep free beside that.
+    kept_free: Requests,
     /// `uname -r`.
     pub kernel: String,
     /// `PRETTY_NAME` of `/etc/os-release`.
@@ -66,6 +71,8 @@ impl Machine {
             memory_bytes: kib.unwrap_or(0) * 1024,
             disk_bytes: i64::try_from(disk.f_blocks.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX),
             max_pods,
+            reserved: Requests::default(),
+            kept_free: Requests::default(),
             kernel: first_line("/proc/sys/kernel/osrelease"),
             os_image,
             system_uuid: if product.is_empty() { machine_id.clone() } else { product },
@@ -87,22 +94,57 @@ impl Machine {
         .collect()
     }
 
+    /// Takes away what is reserved and what evictions keep free (`GetNodeAllocatableReservation`). The error names what there
+    /// is not enough of.
+    pub fn reserve(&mut self, reserved: Requests, thresholds: &[Threshold]) -> Result<(), String> {
+        let hard = |signal: Signal, capacity: i64| {
+            let mut found = thresholds.iter().filter(|one| one.signal == signal && one.grace.is_none());
+            found.next().map_or(0, |threshold| threshold.amount(capacity))
+        };
+        self.reserved = reserved;
+        self.kept_free = Requests {
+            milli_cpu: 0,
+            memory: hard(Signal::MemoryAvailable, self.memory_bytes),
+            ephemeral_storage: hard(Signal::NodefsAvailable, self.disk_bytes),
+        };
+        let left = self.pod_capacity().allocatable;
+        let rows = [("CPU", left.milli_cpu), ("memory", left.memory), ("ephemeral-storage", left.ephemeral_storage)];
+        // A machine of little memory is still one.
+        let nothing_said = reserved == Requests::default();
+        match rows.into_iter().find(|(_, left)| *left < 0).filter(|_| !nothing_said) {
+            Some((name, _)) => Err(format!("more {name}")),
+            None => Ok(()),
+        }
+    }
+
+    /// What pods may use together, as far as the kernel is told.
+    pub fn without_reserved(&self) -> Requests {
+        Requests {
+            milli_cpu: self.cpus * 1000 - self.reserved.milli_cpu,
+            memory: self.memory_bytes - self.reserved.memory,
+            ephemeral_storage: self.disk_bytes - self.reserved.ephemeral_storage,
+        }
+    }
+
     /// What pods may ask for, as numbers.
     pub fn pod_capacity(&self) -> Capacity {
+        let all = self.without_reserved();
         let allocatable = Requests {
-            milli_cpu: self.cpus * 1000,
-            memory: (self.memory_bytes - (100 << 20)).max(0),
-            ephemeral_storage: self.disk_bytes - (self.disk_bytes / 10).min(ROOM),
+            milli_cpu: all.milli_cpu,
+            memory: all.memory - self.kept_free.memory,
+            ephemeral_storage: all.ephemeral_storage - self.kept_free.ephemeral_storage,
         };
         Capacity { allocatable, pods: self.max_pods, ..Capacity::default() }
     }
 
-    /// What pods may use: less what evictions keep free, 100Mi of memory and some of the disk.
     fn allocatable(&self) -> Map {
         let mut allocatable = self.capacity();
         let pods = self.pod_capacity().allocatable;
-        allocatable.insert("memory", format!("{}Ki", pods.memory / 1024));
-        allocatable.insert("ephemeral-storage", pods.ephemeral_storage.to_string());
+        if self.reserved.milli_cpu != 0 {
+            allocatable.insert("cpu", Quantity::from_milli(pods.milli_cpu, Format::DecimalSI).to_string());
+        }
+        allocatable.insert("memory", format!("{}Ki", pods.memory.max(0) / 1024));
+        allocatable.insert("ephemeral-storage", pods.ephemeral_storage.max(0).to_string());
         allocatable
     }
 }
@@ -430,5 +472,27 @@ fn architecture() -> &'static str {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reserved_is_not_for_pods() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut machine = Machine::read(directory.path(), 10).unwrap();
+        (machine.cpus, machine.memory_bytes, machine.disk_bytes) = (4, 4 << 30, 100 << 30);
+        let hard = crate::eviction::parse("memory.available<1Gi,nodefs.available<10%").unwrap();
+        let reserved = Requests { milli_cpu: 500, memory: 1 << 30, ephemeral_storage: 1 << 30 };
+        machine.reserve(reserved, &hard).unwrap();
+        assert_eq!(machine.without_reserved().memory, 3 << 30);
+        let allocatable = machine.allocatable();
+        let text = |name: &str| allocatable.get(name).and_then(Value::as_str).unwrap().to_owned();
+        assert_eq!((text("cpu"), text("memory")), ("3500m".to_owned(), format!("{}Ki", 2 << 20)));
+        assert_eq!(text("ephemeral-storage"), (89_i64 << 30).to_string());
+        let too_much = Requests { memory: 4 << 30, ..Requests::default() };
+        assert_eq!(machine.reserve(too_much, &hard), Err("more memory".to_owned()));
     }
 }

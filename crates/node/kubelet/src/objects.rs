@@ -1,7 +1,8 @@
-//! Fetching what pods name: ConfigMaps, Secrets, tokens.
+//! Fetching what pods name: ConfigMaps, Secrets, tokens, the volumes behind claims.
 
 use crate::pod::spec::Pod;
 use crate::shared::{IssuedToken, Shared};
+use crate::volumes::claims::{self, Behind};
 use crate::volumes::{Object, Objects};
 use skiff_client::{ClientError, WriteOptions};
 use skiff_machinery::{Map, Value, object};
@@ -18,12 +19,37 @@ impl Shared {
             config_maps: self.all(pod, "configmaps", names.config_maps).await?,
             secrets: self.all(pod, "secrets", names.secrets).await?,
             tokens: BTreeMap::new(),
+            volumes: BTreeMap::new(),
         };
+        for volume in pod.0.items_at(&["spec", "volumes"]) {
+            if let Some((claim, behind)) = claims::claim_of(pod, volume) {
+                let bound = self.bound_volume(pod, &claim, behind).await?;
+                objects.volumes.insert(volume.str_at(&["name"]).to_owned(), bound);
+            }
+        }
         for (audience, seconds) in names.tokens {
             let token = self.token(pod, &audience, seconds).await?;
             objects.tokens.insert((audience, seconds), token);
         }
         Ok(objects)
+    }
+
+    /// The persistent volume behind a claim, or why there is none that the pod may use.
+    async fn bound_volume(
+        &self,
+        pod: &Pod,
+        name: &str,
+        behind: Behind,
+    ) -> Result<Result<Arc<Value>, String>, ClientError> {
+        let claims = self.client.namespaced("", "v1", "persistentvolumeclaims", pod.namespace());
+        let claim = claims.fetch_optional(name).await?;
+        let volume = match claims::bound(pod, name, behind, claim.as_ref()) {
+            Ok(volume) => volume,
+            Err(why) => return Ok(Err(why)),
+        };
+        let found = self.client.all("", "v1", "persistentvolumes").fetch_optional(volume).await?;
+        let belongs = claims::belongs(found.as_ref(), volume, claim.as_ref().unwrap_or(&Value::Null));
+        Ok(belongs.map(|()| Arc::new(found.unwrap_or_default())))
     }
 
     async fn all(

@@ -24,8 +24,6 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(3);
 /// How often pods are held to their own limits of local storage, which means counting files.
 const LOCAL_STORAGE: Duration = Duration::from_secs(10);
-/// `evictionPressureTransitionPeriod`.
-const TRANSITION: Duration = Duration::from_secs(300);
 /// How long the next eviction waits for the one before (`podCleanupTimeout`).
 const CLEANUP: Duration = Duration::from_secs(30);
 /// `immediateEvictionGracePeriodSeconds`.
@@ -34,15 +32,34 @@ const GRACE: i64 = 1;
 /// Looks at the node; a test may say what is seen.
 pub type Observe = Arc<dyn Fn() -> Observations + Send + Sync>;
 
+/// When pods go, and how.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Hard and soft.
+    pub thresholds: Vec<Threshold>,
+    /// Most seconds that a pod which goes for a soft threshold gets (`evictionMaxPodGracePeriod`).
+    pub max_pod_grace: i64,
+    /// How long a condition outlives its cause (`evictionPressureTransitionPeriod`).
+    pub transition: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { thresholds: eviction::defaults(), max_pod_grace: 0, transition: Duration::from_secs(300) }
+    }
+}
+
 /// Watches the node's room.
 pub(crate) struct Pressure {
     shared: Arc<Shared>,
     pods: Arc<Pods>,
     images: Arc<ImageCollector>,
-    thresholds: Vec<Threshold>,
+    rules: Rules,
     observe: Option<Observe>,
     /// When each signal was last short.
     short: BTreeMap<Signal, Instant>,
+    /// Since when each soft threshold has been met.
+    since: BTreeMap<Signal, Instant>,
     /// The pod that was evicted last, while it may still be ending.
     evicted: Option<(String, Instant)>,
     storage_looked_at: Option<Instant>,
@@ -55,16 +72,17 @@ impl Pressure {
         shared: Arc<Shared>,
         pods: Arc<Pods>,
         images: Arc<ImageCollector>,
-        thresholds: Vec<Threshold>,
+        rules: Rules,
         observe: Option<Observe>,
     ) -> Self {
         Self {
             shared,
             pods,
             images,
-            thresholds,
+            rules,
             observe,
             short: BTreeMap::new(),
+            since: BTreeMap::new(),
             evicted: None,
             storage_looked_at: None,
             told: None,
@@ -91,12 +109,14 @@ impl Pressure {
 
     async fn look(&mut self) {
         let mut seen = self.observe().await;
-        let mut met = eviction::met(&self.thresholds, &seen);
+        let mut met = eviction::met(&self.rules.thresholds, &seen);
         self.tell_conditions(&met);
+        self.keep_due(&mut met);
         if met.iter().any(|threshold| threshold.signal.is_disk()) {
             self.reclaim().await;
             seen = self.observe().await;
-            met = eviction::met(&self.thresholds, &seen);
+            met = eviction::met(&self.rules.thresholds, &seen);
+            self.keep_due(&mut met);
         }
         let storage_due = {
             let now = self.shared.clock.now();
@@ -127,7 +147,7 @@ impl Pressure {
         for threshold in met {
             self.short.insert(threshold.signal, now);
         }
-        self.short.retain(|_, at| now.duration_since(*at) < TRANSITION);
+        self.short.retain(|_, at| now.duration_since(*at) < self.rules.transition);
         let holds = |of: fn(Signal) -> bool| self.short.keys().any(|signal| of(*signal));
         let (memory, disk, pid) = (
             holds(|signal| signal == Signal::MemoryAvailable),
@@ -140,6 +160,17 @@ impl Pressure {
         if before != (memory, disk, pid) {
             self.shared.node_changed.notify_one();
         }
+    }
+
+    /// Leaves hard thresholds, and soft ones that have been met for their time.
+    fn keep_due(&mut self, met: &mut Vec<Threshold>) {
+        let now = self.shared.clock.now();
+        self.since
+            .retain(|signal, _| met.iter().any(|threshold| threshold.signal == *signal && threshold.grace.is_some()));
+        met.retain(|threshold| match threshold.grace {
+            None => true,
+            Some(grace) => now.duration_since(*self.since.entry(threshold.signal).or_insert(now)) >= grace,
+        });
     }
 
     /// Frees what no pod needs: dead containers beyond those kept for their logs, unused images.
@@ -238,14 +269,18 @@ impl Pressure {
         };
         let message = eviction::message(threshold, room, victim);
         self.shared.metrics.evicted(threshold.signal.as_str());
-        self.evict(&victim.pod, message, true);
+        let grace = match threshold.grace {
+            None => GRACE,
+            Some(_) => self.rules.max_pod_grace.min(victim.pod.grace_seconds()),
+        };
+        self.evict(&victim.pod, message, grace, true);
         self.evicted = Some((victim.pod.uid().to_owned(), self.shared.clock.now()));
     }
 
-    fn evict(&self, pod: &Pod, message: String, disruption: bool) {
+    fn evict(&self, pod: &Pod, message: String, grace: i64, disruption: bool) {
         tracing::info!(namespace = pod.namespace(), name = pod.name(), message, "pod evicted");
         self.shared.event(pod, None, EventType::Warning, "Evicted", message.as_str());
-        let ending = Ending { disruption, ..Ending::new("Evicted", message, Some(GRACE)) };
+        let ending = Ending { disruption, ..Ending::new("Evicted", message, Some(grace)) };
         self.pods.end(pod.uid(), ending);
     }
 
@@ -255,7 +290,7 @@ impl Pressure {
             let empty_dirs = self.empty_dirs(&usage.pod).await;
             if let Some(message) = eviction::over_own_limit(&usage, &empty_dirs) {
                 self.shared.metrics.evicted("ephemeralcontainerfs.limit");
-                self.evict(&usage.pod, message, false);
+                self.evict(&usage.pod, message, GRACE, false);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What every part of a kubelet uses.
 
-use crate::admit::Capacity;
+use crate::admit::{Capacity, HostPort};
 use crate::cgroups::PodCgroups;
 use crate::metrics::Metrics;
 use crate::pod::container::Node;
@@ -63,6 +63,8 @@ pub struct Shared {
     pub capacity: RwLock<Capacity>,
     /// What admitted pods ask for, by uid.
     pub admitted: Mutex<BTreeMap<String, Requests>>,
+    /// What they take of the node's ports.
+    pub host_ports: Mutex<BTreeMap<String, Vec<HostPort>>>,
     /// Sysctls that pods may set beyond the safe ones (`--allowed-unsafe-sysctls`).
     pub unsafe_sysctls: Vec<String>,
     /// Cgroups of pods; `None` where they are somebody else's.
@@ -83,6 +85,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// A pod holds nothing of the node any more.
+    pub fn forget_admitted(&self, uid: &str) {
+        self.admitted.lock().remove(uid);
+        self.host_ports.lock().remove(uid);
+    }
+
     /// Facts for the downward API.
     pub fn downward(&self, pod_ips: Vec<String>) -> Downward {
         Downward {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use skiff_base::task::OnFailure;
 use skiff_cri::{CriError, v1};
 use skiff_machinery::object;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -21,12 +21,16 @@ use tokio::sync::watch;
 struct Actor {
     desired: watch::Sender<Desired>,
     reach: Reach,
+    /// Tells it from one before it for the same pod.
+    number: u64,
 }
 
 /// The actors of this node's pods, by uid.
 pub struct Pods {
     shared: Arc<Shared>,
     actors: Mutex<BTreeMap<String, Actor>>,
+    /// How many actors there have been.
+    begun: std::sync::atomic::AtomicU64,
     pulls: Arc<PullBackoffs>,
     /// Whether every source has been read: before, a pod that has no actor may well be wanted.
     known: std::sync::atomic::AtomicBool,
@@ -40,6 +44,7 @@ impl Pods {
         Arc::new(Self {
             shared,
             actors: Mutex::default(),
+            begun: 0.into(),
             pulls: Arc::default(),
             known: false.into(),
             changed: watch::Sender::new(()),
@@ -77,21 +82,27 @@ impl Pods {
         };
         let mut actors = self.actors.lock();
         if let Some(actor) = actors.get(&uid) {
+            // What comes too late for it is found by who takes it off the list.
             actor.desired.send_replace(desired);
             return;
         }
         let (sender, receiver) = watch::channel(desired);
         let reach = Reach::default();
         let worker = Worker::new(Arc::clone(&self.shared), receiver, reach.clone(), Arc::clone(&self.pulls));
-        actors.insert(uid.clone(), Actor { desired: sender, reach });
+        let number = self.begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        actors.insert(uid.clone(), Actor { desired: sender, reach, number });
         drop(actors);
         self.changed.send_replace(());
         let pods = Arc::clone(self);
         let name = format!("pod {uid}");
         self.shared.supervisor.spawn_abortable(name, OnFailure::Forget, async move {
             // However it ends, a panic included, the next change of the pod starts it anew.
-            let _registered = Registered { pods, uid };
+            let registered = Registered { pods: Arc::clone(&pods), uid, number };
             worker.run().await;
+            if let Some(pod) = registered.take_off().and_then(|last| last.wanted()) {
+                // A static pod whose file came back while it ended.
+                pods.set(pod);
+            }
         });
     }
 
@@ -144,12 +155,8 @@ impl Pods {
     async fn relist(&self) {
         let mut last: BTreeMap<String, (i32, String)> = BTreeMap::new();
         loop {
-            match self.shared.runtime.list_containers(v1::ListContainersRequest::default()).await {
-                Ok(answer) => {
-                    let uid =
-                        |container: &v1::Container| container.labels.get(names::POD_UID).cloned().unwrap_or_default();
-                    let now: BTreeMap<String, (i32, String)> =
-                        answer.containers.iter().map(|found| (found.id.clone(), (found.state, uid(found)))).collect();
+            match self.listed().await {
+                Ok(now) => {
                     let changed =
                         now.iter().filter(|(id, state)| last.get(*id) != Some(state)).map(|(_, state)| &state.1);
                     let gone = last.iter().filter(|(id, _)| !now.contains_key(*id)).map(|(_, state)| &state.1);
@@ -163,6 +170,16 @@ impl Pods {
             }
             self.shared.clock.sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// State and pod of every container and sandbox, by id.
+    async fn listed(&self) -> Result<BTreeMap<String, (i32, String)>, CriError> {
+        let containers = self.shared.runtime.list_containers(v1::ListContainersRequest::default()).await?.containers;
+        let sandboxes = self.shared.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?.items;
+        let uid = |labels: &HashMap<String, String>| labels.get(names::POD_UID).cloned().unwrap_or_default();
+        let containers = containers.into_iter().map(|found| (found.id, (found.state, uid(&found.labels))));
+        let sandboxes = sandboxes.into_iter().map(|found| (found.id, (found.state, uid(&found.labels))));
+        Ok(containers.chain(sandboxes).collect())
     }
 
     /// Every source has been read.
@@ -250,11 +267,24 @@ impl Pods {
 struct Registered {
     pods: Arc<Pods>,
     uid: String,
+    number: u64,
+}
+
+impl Registered {
+    /// What the pod should be, as it was said last; nothing if another actor has its place by now.
+    fn take_off(&self) -> Option<Desired> {
+        let taken = {
+            let mut actors = self.pods.actors.lock();
+            let own = actors.get(&self.uid).is_some_and(|actor| actor.number == self.number);
+            own.then(|| actors.remove(&self.uid)).flatten()
+        };
+        self.pods.changed.send_replace(());
+        taken.map(|actor| actor.desired.borrow().clone())
+    }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.pods.actors.lock().remove(&self.uid);
-        self.pods.changed.send_replace(());
+        self.take_off();
     }
 }

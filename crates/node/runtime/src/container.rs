@@ -14,7 +14,6 @@ use skiff_cri::v1::{
 use skiff_linux::caps::Caps;
 use skiff_shim::protocol::{EXIT, Exit, Request, Response};
 
-use crate::image::ResolvedImage;
 use crate::record::{self, CONFIG, ContainerRecord, End};
 use crate::sandbox::{io_error, remove_cgroup, remove_dir, shim_error};
 use crate::shim::{self, ShimError};

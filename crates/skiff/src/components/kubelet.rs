@@ -4,8 +4,10 @@ use super::{Entry, InServer, Place, Said, Spec, alone, fixed, flag, of_server, s
 use crate::ports::Listen;
 use crate::usage::note;
 use skiff_base::flags::{Component, Served};
-use skiff_kubelet::eviction::{self, Threshold};
+use skiff_kubelet::eviction;
 use skiff_kubelet::kubelet::Config as KubeletConfig;
+use skiff_kubelet::pod::resources::Requests;
+use skiff_kubelet::pressure::Rules;
 use skiff_kubelet::{images_gc, rotation};
 use skiff_machinery::quantity::Quantity;
 use std::net::{IpAddr, SocketAddr};
@@ -54,6 +56,15 @@ const OWN: &[Entry] = &[
         server: InServer::Same,
         only: None,
     },
+    flag("eviction-soft", "When pods are evicted if it lasts: `memory.available<300Mi`."),
+    flag("eviction-soft-grace-period", "How long each of them has to last: `memory.available=30s`."),
+    flag("eviction-max-pod-grace-period", "Most seconds that a pod which is evicted so gets to end."),
+    flag("eviction-pressure-transition-period", "How long a condition of shortage outlives its cause."),
+    flag(
+        "kube-reserved",
+        "What of the machine is for kubelet and runtime: `cpu=100m,memory=256Mi,ephemeral-storage=1Gi`.",
+    ),
+    flag("system-reserved", "What of the machine is for everything else than pods."),
     flag("container-log-max-size", "At which size a container's log is rotated; negative for never."),
     flag("container-log-max-files", "Files of a container's log."),
     flag("image-gc-high-threshold", "From which use of the disk on, in percent, images are collected; 100 for never."),
@@ -99,7 +110,8 @@ const OWN: &[Entry] = &[
 #[derive(Clone, Debug)]
 pub(crate) struct Tuning {
     pub(crate) pod_pids_limit: i64,
-    pub(crate) eviction_hard: Vec<Threshold>,
+    pub(crate) eviction: Rules,
+    pub(crate) reserved: Requests,
     pub(crate) log_rotation: rotation::Policy,
     pub(crate) image_gc: images_gc::Policy,
     pub(crate) allowed_unsafe_sysctls: Vec<String>,
@@ -137,14 +149,56 @@ impl Tuning {
         }
         let thresholds = said.list("eviction-hard").map(|list| eviction::parse(&list.join(",")));
         let thresholds = thresholds.transpose().map_err(|error| format!("{}: {error}", said.typed("eviction-hard")));
+        let mut eviction = default.eviction;
+        if let Some(hard) = note(thresholds, mistakes).flatten() {
+            eviction.thresholds = hard;
+        }
+        let text = |name: &str| said.list(name).unwrap_or_default().join(",");
+        let soft = eviction::parse_soft(&text("eviction-soft"), &text("eviction-soft-grace-period"));
+        let soft = soft.map_err(|error| format!("{}: {error}", said.typed("eviction-soft")));
+        eviction.thresholds.extend(note(soft, mistakes).into_iter().flatten());
+        if let Some(seconds) = said.number("eviction-max-pod-grace-period", mistakes) {
+            eviction.max_pod_grace = seconds;
+        }
+        if let Some(period) = said.duration("eviction-pressure-transition-period") {
+            eviction.transition = period;
+        }
+        let mut reserved = Requests::default();
+        for name in ["kube-reserved", "system-reserved"] {
+            let said = reservation(&text(name)).map_err(|error| format!("{}: {error}", said.typed(name)));
+            let more = note(said, mistakes).unwrap_or_default();
+            reserved.milli_cpu += more.milli_cpu;
+            reserved.memory += more.memory;
+            reserved.ephemeral_storage += more.ephemeral_storage;
+        }
         Self {
             pod_pids_limit: said.number("pod-max-pids", mistakes).unwrap_or(default.pod_pids_limit),
-            eviction_hard: note(thresholds, mistakes).flatten().unwrap_or(default.eviction_hard),
+            eviction,
+            reserved,
             log_rotation,
             image_gc,
             allowed_unsafe_sysctls: said.list("allowed-unsafe-sysctls").unwrap_or_default(),
         }
     }
+}
+
+/// `cpu=100m,memory=256Mi`.
+fn reservation(text: &str) -> Result<Requests, String> {
+    let mut all = Requests::default();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, amount) = part.split_once('=').ok_or_else(|| format!("{part}: expected resource=amount"))?;
+        let amount = Quantity::parse(amount).map_err(|error| format!("{part}: {error}"))?;
+        if amount.sign() < 0 {
+            return Err(format!("{part}: less than nothing"));
+        }
+        match name {
+            "cpu" => all.milli_cpu = amount.milli_value(),
+            "memory" => all.memory = amount.value(),
+            "ephemeral-storage" => all.ephemeral_storage = amount.value(),
+            other => return Err(format!("{other} cannot be reserved here: cpu, memory and ephemeral-storage can")),
+        }
+    }
+    Ok(all)
 }
 
 /// What they mean.
@@ -237,17 +291,23 @@ mod tests {
     #[test]
     fn bounds_are_read_and_those_that_make_no_sense_are_not() {
         let tuning = read("").unwrap();
-        assert_eq!((tuning.pod_pids_limit, tuning.eviction_hard), (4096, eviction::defaults()));
+        assert_eq!((tuning.pod_pids_limit, tuning.eviction.thresholds), (4096, eviction::defaults()));
         let text = "--pod-max-pids=-1 --eviction-hard=memory.available<1Gi,nodefs.available<5% \
                     --container-log-max-size=1Mi --container-log-max-files=3 --image-gc-high-threshold=70 \
-                    --image-gc-low-threshold=60 --minimum-image-ttl-duration=1h";
+                    --image-gc-low-threshold=60 --minimum-image-ttl-duration=1h --eviction-soft=pid.available<10% \
+                    --eviction-soft-grace-period=pid.available=1m --eviction-max-pod-grace-period=20 \
+                    --kube-reserved=cpu=100m,memory=1Gi --system-reserved=cpu=1";
         let tuning = read(text).unwrap();
-        assert_eq!((tuning.pod_pids_limit, tuning.eviction_hard.len()), (-1, 2));
+        assert_eq!((tuning.pod_pids_limit, tuning.eviction.thresholds.len()), (-1, 3));
         assert_eq!((tuning.log_rotation.max_size, tuning.log_rotation.max_files), (1 << 20, 3));
         assert_eq!((tuning.image_gc.high_percent, tuning.image_gc.low_percent), (70, 60));
         assert_eq!(tuning.image_gc.min_age.as_secs(), 3600);
+        assert_eq!(
+            (tuning.eviction.max_pod_grace, tuning.reserved.milli_cpu, tuning.reserved.memory),
+            (20, 1100, 1 << 30)
+        );
         let wrong = "--eviction-hard=nonsense<1 --container-log-max-files=1 --container-log-max-size=much \
-                     --image-gc-low-threshold=90";
-        assert_eq!(read(wrong).unwrap_err().len(), 4, "{:?}", read(wrong));
+                     --image-gc-low-threshold=90 --eviction-soft=memory.available<1Mi --kube-reserved=pid=10";
+        assert_eq!(read(wrong).unwrap_err().len(), 6, "{:?}", read(wrong));
     }
 }

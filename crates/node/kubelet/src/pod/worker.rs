@@ -66,6 +66,10 @@ impl Desired {
     fn ends(&self) -> bool {
         matches!(self, Self::Gone(_)) || self.pod().is_deleted()
     }
+    /// The pod, if it is to run.
+    pub(crate) fn wanted(self) -> Option<Pod> {
+        if self.ends() { None } else { Some(self.pod().clone()) }
+    }
 }
 
 /// Ends when the pod is to be ended.
@@ -213,7 +217,7 @@ impl Worker {
                 () = self.shared.clock.sleep_until(until) => (),
             }
         }
-        self.shared.admitted.lock().remove(&uid);
+        self.shared.forget_admitted(&uid);
         self.shared.metrics.forget(self.desired.borrow().pod());
     }
 
@@ -308,6 +312,7 @@ impl Worker {
             let requests = super::resources::of_pod(&allocation.apply(pod)).requests;
             self.resizing.allocation = Some(allocation);
             self.shared.admitted.lock().insert(pod.uid().to_owned(), requests);
+            self.shared.host_ports.lock().insert(pod.uid().to_owned(), admit::host_ports(pod));
             return Ok(());
         }
         let requests = super::resources::of_pod(pod).requests;
@@ -321,9 +326,12 @@ impl Worker {
         let decided = {
             // Asked and taken in one step: two pods that begin together do not both get the last place.
             let mut admitted = self.shared.admitted.lock();
-            let decided = fits.and_then(|()| admit::decide(pod, &capacity, &admitted, &self.shared.unsafe_sysctls));
+            let mut ports = self.shared.host_ports.lock();
+            let allowed = &self.shared.unsafe_sysctls;
+            let decided = fits.and_then(|()| admit::decide(pod, &capacity, &admitted, &ports, allowed));
             if decided.is_ok() {
                 admitted.insert(pod.uid().to_owned(), requests);
+                ports.insert(pod.uid().to_owned(), admit::host_ports(pod));
             }
             decided
         };
@@ -466,7 +474,11 @@ impl Worker {
             self.shared.event(pod, Some(&kill.name), EventType::Normal, "Killing", kill.message.as_str());
             if let Some((_, instance)) = state.instances().find(|(_, instance)| instance.id == kill.id) {
                 let terms = stop::Terms { ip: &ip, grace: kill.grace.unwrap_or_else(|| pod.grace_seconds()) };
-                stop::container(&self.shared, pod, &kill.name, instance, terms).await?;
+                tokio::select! {
+                    stopped = stop::container(&self.shared, pod, &kill.name, instance, terms) => stopped?,
+                    // The whole pod is ended, perhaps faster.
+                    () = ends(self.desired.clone()) => return Ok(Some(self.shared.clock.now())),
+                }
             }
         }
         if plan.new_sandbox {
@@ -651,7 +663,7 @@ impl Worker {
         freed.await??;
         self.volumes = None;
         self.shared.forget_tokens(pod.uid());
-        self.shared.admitted.lock().remove(pod.uid());
+        self.shared.forget_admitted(pod.uid());
         Ok(Turn::Wait(self.shared.clock.now() + Duration::from_secs(3600)))
     }
 

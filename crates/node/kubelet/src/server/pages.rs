@@ -478,7 +478,7 @@ async fn pod_summary(
 
 /// `/configz`: the settings in force, under their names in `KubeletConfiguration`.
 pub(crate) fn configuration(config: &Config) -> Value {
-    let hard = config.eviction_hard.iter().map(|threshold| {
+    let bound = |threshold: &crate::eviction::Threshold| {
         let bound = match threshold.bound {
             crate::eviction::Bound::Percent(percent) | crate::eviction::Bound::Share(percent) => format!("{percent}%"),
             crate::eviction::Bound::Amount(amount) => {
@@ -487,8 +487,10 @@ pub(crate) fn configuration(config: &Config) -> Value {
             }
         };
         (threshold.signal.as_str(), bound)
-    });
-    let hard: Map = hard.collect();
+    };
+    let (hard, soft): (Vec<_>, Vec<_>) =
+        config.eviction.thresholds.iter().partition(|threshold| threshold.grace.is_none());
+    let (hard, soft): (Map, Map) = (hard.into_iter().map(bound).collect(), soft.into_iter().map(bound).collect());
     let seconds = |period: Duration| format!("{}s", period.as_secs());
     object! { "kubeletconfig": object! {
         "kind": "KubeletConfiguration",
@@ -510,6 +512,9 @@ pub(crate) fn configuration(config: &Config) -> Value {
         ).to_string(),
         "containerLogMaxFiles": i64::try_from(config.log_rotation.max_files).unwrap_or(i64::MAX),
         "evictionHard": hard,
+        "evictionSoft": soft,
+        "evictionMaxPodGracePeriod": config.eviction.max_pod_grace,
+        "evictionPressureTransitionPeriod": seconds(config.eviction.transition),
         "imageGCHighThresholdPercent": int(config.image_gc.high_percent),
         "imageGCLowThresholdPercent": int(config.image_gc.low_percent),
         "imageMinimumGCAge": seconds(config.image_gc.min_age),

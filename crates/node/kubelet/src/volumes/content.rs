@@ -35,6 +35,8 @@ pub struct Objects {
     pub secrets: BTreeMap<String, Object>,
     /// Tokens by audience and seconds of life.
     pub tokens: BTreeMap<(String, i64), String>,
+    /// Persistent volumes behind the pod's volumes, by the volume's name; or why there is none.
+    pub volumes: BTreeMap<String, Result<Arc<Value>, String>>,
 }
 
 impl Objects {

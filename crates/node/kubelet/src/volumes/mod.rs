@@ -3,10 +3,10 @@
 //! Everything lies below `<root>/pods/<uid>/` in upstream's layout, so that it can be found again after a crash. Paths
 //! that a pod may influence (sub-paths, keys) are opened below their volume with `openat2`, never by joining strings.
 //!
-//! Not here yet: persistent volume claims, CSI, NFS, iSCSI, image volumes, generic ephemeral volumes: a pod with one of
-//! these waits with an event that names it.
+//! Not here yet: CSI, NFS, iSCSI and the like, also behind claims: a pod with one of these waits with an event that names it.
 
 mod atomic;
+pub mod claims;
 mod content;
 mod subpath;
 
@@ -77,13 +77,34 @@ fn io_error<'a>(name: &'a str, step: impl Into<String>) -> impl FnOnce(io::Error
 }
 
 /// Kinds of volume that are built, by field name.
-const BUILT: [&str; 6] = ["emptyDir", "hostPath", "configMap", "secret", "projected", "downwardAPI"];
+const BUILT: [&str; 9] = [
+    "emptyDir",
+    "hostPath",
+    "configMap",
+    "secret",
+    "projected",
+    "downwardAPI",
+    "image",
+    "persistentVolumeClaim",
+    "ephemeral",
+];
 
 /// The kind of a volume: the one field beside its name.
 fn kind(volume: &Value) -> &str {
     let fields = volume.as_object().into_iter().flat_map(skiff_machinery::Map::iter);
     let mut kinds = fields.filter(|(key, value)| key.as_str() != "name" && !value.is_null());
     kinds.next().map_or("emptyDir", |(key, _)| key.as_str())
+}
+
+/// The image volumes that a container mounts: name and what the volume says of its image.
+pub fn image_volumes<'p>(pod: &'p Pod, container: &Container<'p>) -> impl Iterator<Item = (&'p str, &'p Value)> {
+    let mounts = container.tree.items_at(&["volumeMounts"]);
+    let volumes = pod.0.items_at(&["spec", "volumes"]).iter();
+    volumes.filter_map(move |volume| {
+        let name = volume.str_at(&["name"]);
+        let image = volume.get("image").filter(|image| !image.is_null())?;
+        mounts.iter().any(|mount| mount.str_at(&["name"]) == name).then_some((name, image))
+    })
 }
 
 impl Volumes {
@@ -134,6 +155,18 @@ impl Volumes {
             let ready = match kind {
                 "hostPath" => host_path(name, &volume.at(&["hostPath"]).cloned().unwrap_or_default())?,
                 "emptyDir" => self.empty_dir(pod, name, volume, group)?,
+                "persistentVolumeClaim" | "ephemeral" => match objects.volumes.get(name) {
+                    Some(Ok(bound)) => claims::set_up(pod, volume, bound, group)?,
+                    Some(Err(what)) => {
+                        return Err(VolumeError::Content { name: name.to_owned(), what: what.clone() });
+                    }
+                    None => {
+                        let what = "its claim was not looked at".to_owned();
+                        return Err(VolumeError::Content { name: name.to_owned(), what });
+                    }
+                },
+                // The runtime mounts it.
+                "image" => Mounted { path: PathBuf::new(), read_only: true },
                 _ => {
                     let files = content::files(pod, volume, objects, downward)
                         .map_err(|what| VolumeError::Content { name: name.to_owned(), what })?;
@@ -184,12 +217,13 @@ impl Volumes {
         Ok(Mounted { path, read_only: true })
     }
 
-    /// The mounts of one container. Blocking.
+    /// The mounts of one container; `images` are those of its image volumes, by volume. Blocking.
     pub fn container_mounts(
         &self,
         pod: &Pod,
         container: &Container<'_>,
         volumes: &BTreeMap<String, Mounted>,
+        images: &BTreeMap<String, v1::ImageSpec>,
         environment: &[(String, String)],
     ) -> Result<Vec<v1::Mount>, VolumeError> {
         let lookup = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
@@ -208,7 +242,8 @@ impl Volumes {
                     expanded
                 }
             };
-            let host_path = if sub_path.is_empty() {
+            let image = images.get(name).cloned();
+            let host_path = if sub_path.is_empty() || image.is_some() {
                 volume.path.clone()
             } else {
                 let pin = self
@@ -224,6 +259,8 @@ impl Volumes {
             let read_only = mount.get("readOnly").and_then(Value::as_bool).unwrap_or(false);
             mounts.push(v1::Mount {
                 container_path: mount.str_at(&["mountPath"]).to_owned(),
+                image_sub_path: if image.is_some() { sub_path } else { String::new() },
+                image,
                 host_path: host_path.to_string_lossy().into_owned(),
                 readonly: read_only || volume.read_only,
                 recursive_read_only: mount.str_at(&["recursiveReadOnly"]) == "Enabled",

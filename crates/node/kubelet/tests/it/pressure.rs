@@ -90,3 +90,26 @@ async fn an_empty_dir_beyond_its_limit_ends_its_pod() {
     assert_eq!(condition(&gone, "DisruptionTarget"), "", "the pod's own doing is no disruption");
     node.until("its files to be gone", || async { !directory.exists() }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_soft_threshold_waits_and_leaves_time_to_end() {
+    let node = TestNode::with(|config| {
+        short_by_files(config);
+        config.eviction.thresholds =
+            skiff_kubelet::eviction::parse_soft("memory.available<100Mi", "memory.available=1s").unwrap();
+        config.eviction.max_pod_grace = 7;
+    })
+    .await;
+    node.run("greedy", pod("greedy", "10Mi")).await;
+    node.running("greedy").await;
+    node.runtime.use_memory("greedy", 60 << 20);
+    let low = node.directory().join("memory");
+    std::fs::write(&low, "").unwrap();
+    let nodes = node.cluster.all("", "v1", "nodes");
+    node.until("the condition", || async { condition(&nodes.fetch(NODE).await.unwrap(), "MemoryPressure") == "True" })
+        .await;
+    // Looked at every few seconds: at the first look nothing has lasted.
+    assert!(!evicted(&node.pod("greedy").await.unwrap()));
+    node.pod_until("greedy", "evicted", evicted).await;
+    assert!(node.runtime.log().contains(&"stop greedy 7".to_owned()), "{:?}", node.runtime.log());
+}

@@ -70,3 +70,19 @@ async fn a_file_is_a_pod_whose_mirror_shows_it() {
     node.gone(&name).await;
     node.until("nothing in the runtime", || async { node.runtime.sandbox_configs().is_empty() }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_comes_back_while_its_pod_ends_is_a_pod_again() {
+    let node = TestNode::start().await;
+    let name = format!("web-{NODE}");
+    let file = node.directory().join("manifests/web.yaml");
+    let text = manifest("slow").replace("terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds: 3");
+    std::fs::write(&file, &text).unwrap();
+    node.pod_until(&name, "running", is_running).await;
+    std::fs::remove_file(&file).unwrap();
+    node.until("its end to begin", || async { node.runtime.log().iter().any(|line| line.starts_with("stop c")) }).await;
+    std::fs::write(&file, &text).unwrap();
+    let starts = || node.runtime.log().iter().filter(|line| *line == "start c").count();
+    node.until("the second", || async { starts() == 2 }).await;
+    node.pod_until(&name, "running", is_running).await;
+}

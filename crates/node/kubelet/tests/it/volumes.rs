@@ -96,3 +96,68 @@ fn can_mount(node: &TestNode) -> bool {
     }
     mounted
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_are_volumes() {
+    let node = TestNode::start().await;
+    node.runtime.add_image("model", 1000, false);
+    let volume = |image: Value| list![object! { "name": "v", "image": image }];
+    let mounts = list![object! { "name": "v", "mountPath": "/model" }];
+    let pod = |image: Value| {
+        let container = object! { "name": "c", "image": "i", "volumeMounts": mounts.clone() };
+        object! { "containers": list![container], "volumes": volume(image) }
+    };
+    node.run("p", pod(object! { "reference": "model", "pullPolicy": "Never" })).await;
+    node.running("p").await;
+    let config = node.runtime.config("c").unwrap();
+    let mount = config.mounts.iter().find(|mount| mount.container_path == "/model").unwrap();
+    let image = mount.image.as_ref().unwrap();
+    assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:model", "model"));
+    assert!(mount.readonly && mount.host_path.is_empty());
+
+    node.run("q", pod(object! { "reference": "absent", "pullPolicy": "Never" })).await;
+    node.pod_until("q", "waiting", |pod| {
+        let waiting = ["state", "waiting", "reason"];
+        pod.items_at(&["status", "containerStatuses"]).iter().any(|one| one.str_at(&waiting) == "ErrImageNeverPull")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_is_waited_for_and_then_used() {
+    let node = TestNode::start().await;
+    let data = node.directory().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let volume = object! { "name": "v", "persistentVolumeClaim": object! { "claimName": "claim" } };
+    let mounts = list![object! { "name": "v", "mountPath": "/data" }];
+    let container = object! { "name": "c", "image": "i", "volumeMounts": mounts };
+    node.run("p", object! { "containers": list![container], "volumes": list![volume] }).await;
+    node.event("p", "FailedMount", "persistentvolumeclaims \"claim\" not found").await;
+    let storage = || object! { "storage": "1Gi" };
+    let spec = object! {
+        "accessModes": list!["ReadWriteOnce"], "resources": object! { "requests": storage() }, "storageClassName": "",
+        "volumeName": "pv",
+    };
+    let claim = object! { "metadata": object! { "name": "claim" }, "spec": spec };
+    let claim = node.api("persistentvolumeclaims").create(&claim, &WriteOptions::default()).await.unwrap();
+    let terms =
+        list![object! { "matchExpressions": list![object! { "key": "kubernetes.io/hostname", "operator": "Exists" }] }];
+    let affinity = object! { "required": object! { "nodeSelectorTerms": terms } };
+    let pv = object! { "metadata": object! { "name": "pv" }, "spec": object! {
+        "accessModes": list!["ReadWriteOnce"], "capacity": storage(), "nodeAffinity": affinity,
+        "local": object! { "path": data.to_str().unwrap() },
+        "claimRef": object! { "namespace": "default", "name": "claim", "uid": claim.str_at(&["metadata", "uid"]) },
+    } };
+    node.cluster.all("", "v1", "persistentvolumes").create(&pv, &WriteOptions::default()).await.unwrap();
+    node.event("p", "FailedMount", "PVC is not bound").await;
+    let bound = object! { "status": object! { "phase": "Bound" } };
+    node.api("persistentvolumeclaims")
+        .patch("claim", "status", &Patch::Merge(&bound), &WriteOptions::default())
+        .await
+        .unwrap();
+    node.running("p").await;
+    let config = node.runtime.config("c").unwrap();
+    let mount = config.mounts.iter().find(|mount| mount.container_path == "/data").unwrap();
+    assert_eq!(mount.host_path, data.to_str().unwrap());
+    assert!(!mount.readonly);
+}

@@ -168,6 +168,14 @@ async fn volumes_and_a_read_only_root() {
     assert!(log.starts_with("content\ncontent\n"), "{log}");
     assert!(log.contains("/ro/new: Read-only file system") && log.contains("/new: Read-only file system"), "{log}");
     assert!(host.join("sub/new").exists() && !host.join("new").exists());
+
+    let image = Some(ImageSpec { image: shell("c", "").image.unwrap().image, ..Default::default() });
+    let as_volume = Mount { container_path: "/image".into(), image, ..Default::default() };
+    let line = "ls /image/bin/sh; echo x > /image/new; /image/bin/sh -c 'echo executed'; echo end";
+    let id = f.started(&pod, ContainerConfig { mounts: vec![as_volume], ..shell("image", line) }).await;
+    let log = f.log(&f.exited(&id).await);
+    assert!(log.starts_with("/image/bin/sh\n") && log.contains("/image/new: Read-only file system"), "{log}");
+    assert!(log.contains("end") && !log.contains("executed"), "an image volume runs nothing: {log}");
     let gone = Mount { container_path: "/x".into(), host_path: "/no/such".into(), ..Default::default() };
     let id = f.create(&pod, ContainerConfig { mounts: vec![gone], ..shell("gone", "true") }).await.unwrap();
     assert!(f.start(&id).await.unwrap_err().message.contains("/no/such"));

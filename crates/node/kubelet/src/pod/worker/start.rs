@@ -1,14 +1,17 @@
 //! Starting one container: image, description, creation, hook (`kuberuntime_container.go: startContainer`).
 
 use super::{RETRY, Worker, ends};
+use crate::images::PullProblem;
 use crate::pod::container::{self, Parts};
 use crate::pod::env;
 use crate::pod::spec::{Container, Pod, Role};
 use crate::pod::state::State;
 use crate::pod::stop;
+use crate::volumes::image_volumes;
 use skiff_client::events::EventType;
 use skiff_cri::v1;
-use skiff_machinery::Value;
+use skiff_machinery::{Value, object};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,21 +50,21 @@ impl Worker {
         let attempt = sandbox.metadata.as_ref().map_or(0, |metadata| metadata.attempt);
         let sandbox_config = container::sandbox(pod, &self.shared.node, attempt).map_err(config_problem)?;
         let pulled = tokio::select! {
-            pulled = self.shared.ensure_image(pod, container.tree, &self.pulls, &sandbox_config) => pulled,
+            pulled = self.images(pod, container, &sandbox_config) => pulled,
             // A pod that is to end does not wait for its image.
             () = ends(self.desired.clone()) => {
                 let message = "the pod is being ended".to_owned();
                 return Err(Problem { reason: "ContainerCreating", message, retry_at: now });
             }
         };
-        let image = pulled.map_err(|problem| {
+        let (image, volume_images) = pulled.map_err(|problem| {
             failed(&format!("Error: {}", problem.reason));
             Problem { reason: problem.reason, message: problem.message, retry_at: problem.retry_at }
         })?;
         let image_user = image.uid.as_ref().map(|uid| uid.value);
         container::verify_non_root(pod, container.tree, image_user, &image.username).map_err(config_problem)?;
         let config = self
-            .describe(pod, state, container, restart_count, &image)
+            .describe(pod, state, container, restart_count, (&image, volume_images))
             .await
             .map_err(|error| config_problem(error.to_string()))?;
         let log_directory = std::path::Path::new(&sandbox_config.log_directory).join(name);
@@ -88,15 +91,40 @@ impl Worker {
         self.post_start(pod, state, container, &id).await
     }
 
+    /// The container's image, and those of its image volumes by volume (`getImageVolumes`).
+    async fn images(
+        &self,
+        pod: &Pod,
+        container: &Container<'_>,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<(v1::Image, BTreeMap<String, v1::ImageSpec>), PullProblem> {
+        let image = self.shared.ensure_image(pod, container.tree, &self.pulls, sandbox).await?;
+        let mut of_volumes = BTreeMap::new();
+        for (volume, said) in image_volumes(pod, container) {
+            let reference = said.str_at(&["reference"]);
+            let wanted = object! {
+                "name": container.name(), "image": reference, "imagePullPolicy": said.str_at(&["pullPolicy"]),
+            };
+            let found = self.shared.ensure_image(pod, &wanted, &self.pulls, sandbox).await?;
+            let user_specified_image = reference.to_owned();
+            let spec = v1::ImageSpec { image: found.id, user_specified_image, ..Default::default() };
+            of_volumes.insert(volume.to_owned(), spec);
+        }
+        Ok((image, of_volumes))
+    }
+
     async fn post_start(&self, pod: &Pod, state: &State, container: &Container<'_>, id: &str) -> Result<(), Problem> {
         let Some(hook) = container.tree.at(&["lifecycle", "postStart"]).filter(|hook| !hook.is_null()) else {
             return Ok(());
         };
         let ip = self.addresses(pod, state).into_iter().next().unwrap_or_default();
         let within = Duration::from_secs(600);
-        let Err(message) = stop::run_hook(&self.shared, container.tree, hook, id, &ip, within).await else {
-            return Ok(());
+        let hooked = tokio::select! {
+            hooked = stop::run_hook(&self.shared, container.tree, hook, id, &ip, within) => hooked,
+            // A pod that is to end does not wait for its hook.
+            () = ends(self.desired.clone()) => return Ok(()),
         };
+        let Err(message) = hooked else { return Ok(()) };
         let name = container.name();
         let text = format!("PostStartHook failed: {message}");
         self.shared.event(pod, Some(name), EventType::Warning, "FailedPostStartHook", text.as_str());
@@ -141,7 +169,7 @@ impl Worker {
         state: &State,
         container: &Container<'_>,
         restart_count: u32,
-        image: &v1::Image,
+        (image, volume_images): (&v1::Image, BTreeMap<String, v1::ImageSpec>),
     ) -> Result<v1::ContainerConfig, Box<dyn std::error::Error + Send + Sync>> {
         // Files and variables made from addresses need them: volumes are brought up to date first.
         self.prepare(pod, state).await?;
@@ -162,7 +190,7 @@ impl Worker {
         };
         let mounts = self.shared.blocking(move || {
             let container = owned.container(&name).ok_or("the container is gone from its pod")?;
-            let mut mounts = volumes.container_mounts(&owned, &container, &mounted, &for_mounts)?;
+            let mut mounts = volumes.container_mounts(&owned, &container, &mounted, &volume_images, &for_mounts)?;
             if !mounts.iter().any(|mount| mount.container_path == "/etc/hosts") {
                 let hosts = volumes.hosts_file(&owned, &ips, &hostname, &domain)?;
                 mounts.push(file_mount("/etc/hosts", &hosts));
