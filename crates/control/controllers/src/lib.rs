@@ -34,6 +34,7 @@ pub mod resource_quota;
 pub mod rollout;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_cidr;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod template;

@@ -93,3 +93,31 @@ async fn an_ended_job_goes_after_its_time() {
     cluster.until("the other to go too", || async { jobs.fetch_optional("stays").await.unwrap().is_none() }).await;
     cluster.until("their pods to go", || async { cluster.items(&cluster.pods()).await.is_empty() }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_of_services_stays_as_long_as_its_addresses_are_in_use() {
+    let cluster = Cluster::with_controllers().await;
+    let networks = cluster.all("networking.k8s.io", "v1", "servicecidrs");
+    let services = cluster.api("", "v1", "services", "shop");
+    let spec = object! { "cidrs": list!["10.200.0.0/24"] };
+    cluster.create(&networks, object! { "metadata": object! { "name": "more" }, "spec": spec }).await;
+    let ready = || async {
+        let network = networks.fetch_optional("more").await.unwrap()?;
+        let condition = network.items_at(&["status", "conditions"]).first()?;
+        Some((condition.str_at(&["status"]).to_owned(), condition.str_at(&["reason"]).to_owned()))
+    };
+    cluster.until("it to be ready", || async { ready().await == Some(("True".to_owned(), String::new())) }).await;
+    let ports = list![object! { "port": 80 }];
+    let spec = object! { "clusterIP": "10.200.0.7", "ports": ports.clone() };
+    cluster.create(&services, object! { "metadata": object! { "name": "web" }, "spec": spec }).await;
+
+    networks.delete("more", None).await.unwrap();
+    let terminating = Some(("False".to_owned(), "Terminating".to_owned()));
+    cluster.until("it to say why it stays", || async { ready().await == terminating }).await;
+    let late = object! { "clusterIP": "10.200.0.8", "ports": ports };
+    let late = object! { "metadata": object! { "name": "late" }, "spec": late };
+    let refused = services.create(&late, &WriteOptions::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("does not match the current range"), "{refused}");
+    services.delete("web", None).await.unwrap();
+    cluster.until("it to go", || async { networks.fetch_optional("more").await.unwrap().is_none() }).await;
+}
