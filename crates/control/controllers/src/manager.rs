@@ -4,11 +4,7 @@ use crate::context::{Clients, Context, Informers};
 use crate::{
     autoscaling, certificates, cluster_role_aggregation, cronjob, daemonset, disruption, endpoints, garbage_collector,
     job, namespace, node_ipam, node_lifecycle, pod_gc, replicaset, resource_quota, rollout, root_ca, service_account,
-<<<<<<< ours
-    statefulset, taint_eviction, ttl_after_finished, volume_protection, volumes,
-=======
-    service_cidr, statefulset, taint_eviction, ttl_after_finished, volume_protection,
->>>>>>> theirs
+    service_cidr, statefulset, taint_eviction, ttl_after_finished, volume_protection, volumes,
 };
 use skiff_base::clock::SharedClock;
 use skiff_base::task::{OnFailure, Supervisor};
@@ -88,11 +84,8 @@ fn start(clients: &Arc<dyn Clients>, config: &Config, metrics: &Arc<ClientMetric
     disruption::spawn(&context, &mut informers);
     ttl_after_finished::spawn(&context, &mut informers);
     volume_protection::spawn(&context, &mut informers);
-<<<<<<< ours
-    volumes::spawn(&context, &mut informers);
-=======
     service_cidr::spawn(&context, &mut informers);
->>>>>>> theirs
+    volumes::spawn(&context, &mut informers);
     cluster_role_aggregation::spawn(&context, &mut informers);
     resource_quota::spawn(&context, &mut informers);
     endpoints::spawn(&context, &mut informers);
