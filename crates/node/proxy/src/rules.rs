@@ -230,8 +230,8 @@ impl RuleSet {
         }
     }
 
-    /// The chains, sets and maps that are always there; returns how many chains and rules that makes.
-    fn base(&self, batch: &mut Batch, config: &ProxyConfig) -> (usize, usize) {
+    /// The sets and maps that are always there, empty.
+    fn sets(&self, batch: &mut Batch) {
         let (table, side) = (self.table(), self.side);
         let address_port =
             (key_type::concat(&[side.kind(), key_type::INET_PROTO, key_type::INET_SERVICE]), side.len() + 8);
@@ -254,7 +254,12 @@ impl RuleSet {
             let name = map.name().into_owned();
             batch.add_set(table, &Set { name, key_type, key_len, to, timeout: None, size: None, anonymous: false });
         }
+    }
 
+    /// The chains, sets and maps that are always there; returns how many chains and rules that makes.
+    fn base(&self, batch: &mut Batch, config: &ProxyConfig) -> (usize, usize) {
+        let (table, side) = (self.table(), self.side);
+        self.sets(batch);
         let mut chains = 0;
         let mut chain = |batch: &mut Batch, name: &str, hook: Option<(&'static str, HookPoint, i32)>| {
             chains += 1;

@@ -306,20 +306,18 @@ fn condition(known: &Value, ty: &str, truth: bool, reason: &str, message: &str, 
     Value::Object(condition)
 }
 
-/// The whole status. `runtime` is the runtime's name, for container ids. Conditions of others are kept.
-pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
-    let old = &*pod.0;
+fn has_ended(phase: &str) -> bool {
+    phase == "Succeeded" || phase == "Failed"
+}
+
+fn generation(pod: &Pod) -> i64 {
+    pod.0.at(&["metadata", "generation"]).and_then(Value::as_int).unwrap_or(0)
+}
+
+/// Our conditions, by the statuses of init and main containers, and then those of others, which are kept.
+fn conditions(pod: &Pod, state: &State, facts: &Facts<'_>, phase: &str, init: &[Value], main: &[Value]) -> Vec<Value> {
     let now = skiff_client::leader::time(facts.now);
-    let statuses = |list: &str| -> Vec<Value> {
-        pod.containers()
-            .filter(|container| container.role.list() == list)
-            .map(|container| container_status(pod, &container, state, facts, runtime))
-            .collect()
-    };
-    let (init, main, ephemeral) = (statuses("initContainers"), statuses("containers"), statuses("ephemeralContainers"));
-    let phase = phase(pod, state, facts);
-    let over = phase == "Succeeded" || phase == "Failed";
-    let generation = old.at(&["metadata", "generation"]).and_then(Value::as_int).unwrap_or(0);
+    let generation = generation(pod);
     let make = |ty: &str, truth: bool, reason: &str, message: &str| {
         condition(facts.known, ty, truth, reason, message, &now, generation)
     };
@@ -332,10 +330,10 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
         .filter(|status| pod.container(status.str_at(&["name"])).is_some_and(|found| found.role == Role::Sidecar))
         .cloned()
         .collect();
-    let mut not_ready = unready(&main);
+    let mut not_ready = unready(main);
     not_ready.extend(unready(&sidecars));
-    let gates = failing_gates(old, facts.known);
-    let containers_ready = not_ready.is_empty() && !over;
+    let gates = failing_gates(&pod.0, facts.known);
+    let containers_ready = not_ready.is_empty() && !has_ended(phase);
     let list = |names: &[String]| format!("containers with unready status: [{}]", names.join(" "));
     let plain_init = init
         .iter()
@@ -393,9 +391,24 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
         .filter(|known| ![resize::PENDING, resize::IN_PROGRESS].contains(&known.str_at(&["type"])))
         .filter(|known| !ours.iter().any(|ty| ty == known.str_at(&["type"])));
     conditions.extend(others.cloned());
+    conditions
+}
+
+/// The whole status. `runtime` is the runtime's name, for container ids. Conditions of others are kept.
+pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
+    let now = skiff_client::leader::time(facts.now);
+    let statuses = |list: &str| -> Vec<Value> {
+        pod.containers()
+            .filter(|container| container.role.list() == list)
+            .map(|container| container_status(pod, &container, state, facts, runtime))
+            .collect()
+    };
+    let (init, main, ephemeral) = (statuses("initContainers"), statuses("containers"), statuses("ephemeralContainers"));
+    let phase = phase(pod, state, facts);
     let mut status = Map::new();
     status.insert("phase", phase);
-    status.insert("conditions", conditions);
+    status.insert("conditions", conditions(pod, state, facts, phase, &init, &main));
+    let generation = generation(pod);
     if generation > 0 {
         status.insert("observedGeneration", generation);
     }
@@ -405,7 +418,7 @@ pub fn of(pod: &Pod, state: &State, facts: &Facts<'_>, runtime: &str) -> Value {
             status.insert("message", ending.message.as_str());
         }
         // Told by whoever ended it, perhaps a kubelet before this one.
-        None if over => {
+        None if has_ended(phase) => {
             for field in ["reason", "message"] {
                 let said = facts.known.str_at(&[field]);
                 if !said.is_empty() {
