@@ -31,6 +31,7 @@ impl Kind {
             Self::Make { fields, .. } => most(&mut fields.iter().map(|(_, _, value)| value)),
             Self::Fold(fold) => most(&mut [&fold.range].into_iter().chain(&fold.filter).chain(&fold.result)),
             Self::OptMap { target, body, .. } => target.height.max(body.height),
+            Self::Bind { value, body, .. } => value.height.max(body.height),
         }
     }
 }
@@ -70,6 +71,12 @@ pub(super) enum Kind {
         fields: Vec<(bool, String, Expr)>,
     },
     Fold(Box<Fold>),
+    /// `cel.bind(x, value, body)`.
+    Bind {
+        variable: String,
+        value: Box<Expr>,
+        body: Box<Expr>,
+    },
     /// `a.optMap(x, e)`; `flat`: `optFlatMap`.
     OptMap {
         target: Box<Expr>,

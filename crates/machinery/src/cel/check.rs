@@ -104,6 +104,13 @@ impl<'a, 's> Checker<'a, 's> {
             }
             Kind::Make { name, fields } => self.make(at, name, fields),
             Kind::Fold(fold) => self.fold(fold),
+            Kind::Bind { variable, value, body } => {
+                let ty = self.check(value)?;
+                self.scope.push((variable.clone(), ty));
+                let found = self.check(body);
+                self.scope.pop();
+                found
+            }
             Kind::OptMap { target, variable, body, flat } => {
                 let ty = self.check(target)?;
                 let inner = self.unwrapped(target.at, ty)?;

@@ -47,7 +47,7 @@ pub(super) fn names(expression: &Expr, out: &mut Vec<String>) {
         }),
         Kind::Make { fields, .. } => fields.iter().for_each(|(_, _, value)| each(value)),
         Kind::Fold(fold) => [&fold.range].into_iter().chain(&fold.filter).chain(&fold.result).for_each(each),
-        Kind::OptMap { target, body, .. } => {
+        Kind::OptMap { target, body, .. } | Kind::Bind { value: target, body, .. } => {
             each(target);
             each(body);
         }
@@ -241,6 +241,13 @@ impl<'v> Machine<'v> {
                 Ok(Val::Map(Rc::new(out)))
             }
             Kind::Fold(fold) => self.fold(fold),
+            Kind::Bind { variable, value, body } => {
+                let value = self.eval(value)?;
+                self.scope.push((variable, value));
+                let found = self.eval(body);
+                self.scope.pop();
+                found
+            }
             Kind::OptMap { target, variable, body, flat } => match self.eval(target)? {
                 Val::Optional(None) => Ok(Val::Optional(None)),
                 Val::Optional(Some(inner)) => {

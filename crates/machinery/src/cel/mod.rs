@@ -13,7 +13,7 @@
 //! it runs, with cel-go's weights in the main; upstream also estimates it when a definition is created and refuses what
 //! could become too dear, which is not done here: a rule that is too dear fails when it runs.
 //!
-//! Not here yet: `cel.bind`, `math` and the `base64` encoders. Objects are made for policies only (`Object{...}`,
+//! Not here yet: `math` and the `base64` encoders. Objects are made for policies only (`Object{...}`,
 //! `JSONPatch{...}`).
 
 mod ast;

@@ -345,6 +345,12 @@ impl Parser<'_> {
     }
 
     fn member_call(&mut self, at: usize, target: Expr, name: String, args: Vec<Expr>) -> Parsed {
+        if matches!(&target.kind, Kind::Ident(own) if own == "cel") && name == "bind" && args.len() == 3 {
+            let mut args = args.into_iter();
+            let variable = self.variable(args.next())?;
+            let (Some(value), Some(body)) = (args.next(), args.next()) else { return Err(self.unexpected()) };
+            return Ok(Expr::new(at, Kind::Bind { variable, value: Box::new(value), body: Box::new(body) }));
+        }
         if let Kind::Ident(namespace) = &target.kind
             && NAMESPACES.contains(&namespace.as_str())
         {

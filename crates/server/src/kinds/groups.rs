@@ -1,6 +1,6 @@
 //! What is wrong with kinds of rbac, coordination, discovery, scheduling and node.
 //!
-//! Not here yet: rules of dynamic resources, admission policies, trust bundles and workloads.
+//! Not here yet: rules of trust bundles and workloads.
 
 use super::check::{self, Report, each, immutable};
 use super::tree::Tree;

@@ -4,7 +4,7 @@
 //! Built-in kinds and custom resources are the same [`Resource`]; the registry does not know which it serves. Start
 //! reading at `table` (the facts), `rules` (which functions belong to which kind) and `strategy` (what all share).
 //!
-//! Not here yet: rules of dynamic resources and of the volume in a VolumeAttachment; conversion of
+//! Not here yet: rules of the volume in a VolumeAttachment; conversion of
 //! `resource.k8s.io/v1beta1`; descriptions of columns.
 
 mod aggregation;
@@ -16,6 +16,7 @@ mod columns;
 mod convert;
 pub mod core;
 mod defaults;
+mod devices;
 mod fields;
 mod flow_control;
 mod groups;

@@ -2,7 +2,9 @@
 
 use super::core::{defaults as core, pod, prepare as prep, service_validation, validation as rest};
 use super::strategy::{Rules, View};
-use super::{aggregation, autoscaling, certificates, flow_control, networking, policies, storage, warnings, webhooks};
+use super::{
+    aggregation, autoscaling, certificates, devices, flow_control, networking, policies, storage, warnings, webhooks,
+};
 use super::{defaults as groups, groups as validation, jobs, names, prepare, workloads};
 
 static NONE: Rules = Rules::NONE;
@@ -65,8 +67,10 @@ kinds! { rules:
     "rbac.authorization.k8s.io" "clusterroles" => { validate: validation::role, validate_update: validation::role_update, create_on_update: true, name: names::segment },
     "rbac.authorization.k8s.io" "rolebindings" => { validate: validation::role_binding, validate_update: validation::role_binding_update, create_on_update: true, default: |_, object| groups::role_binding(object), name: names::segment },
     "rbac.authorization.k8s.io" "roles" => { validate: validation::role, validate_update: validation::role_update, create_on_update: true, name: names::segment },
-    "resource.k8s.io" "resourceclaims" => { default: |_, object| groups::resource_claim(object) },
-    "resource.k8s.io" "resourceclaimtemplates" => { default: |_, object| groups::resource_claim_template(object) },
+    "resource.k8s.io" "resourceclaims" => { validate: devices::claim, validate_update: devices::claim_update, views: &[("status", View { validate_update: devices::claim_status, ..View::PLAIN })], default: |_, object| groups::resource_claim(object) },
+    "resource.k8s.io" "deviceclasses" => { validate: devices::class, validate_update: devices::class_update },
+    "resource.k8s.io" "resourceslices" => { validate: devices::slice, validate_update: devices::slice_update },
+    "resource.k8s.io" "resourceclaimtemplates" => { validate: devices::template, validate_update: devices::template_update, default: |_, object| groups::resource_claim_template(object) },
     "scheduling.k8s.io" "priorityclasses" => { validate: validation::priority_class, validate_update: validation::priority_class_update, default: |_, object| groups::priority_class(object) },
     "storage.k8s.io" "csistoragecapacities" => { validate: storage::csi_storage_capacity, validate_update: storage::csi_storage_capacity_update },
     "storage.k8s.io" "volumeattributesclasses" => { validate: storage::volume_attributes_class, validate_update: storage::volume_attributes_class_update },

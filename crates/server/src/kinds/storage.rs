@@ -134,7 +134,7 @@ pub(super) fn volume_attributes_class_update(context: &RequestContext, object: &
 }
 
 /// `ValidateCSIDriverName` of core/validation.
-fn driver_name(errors: &mut ErrorList, path: &FieldPath<'_>, name: &str) {
+pub(super) fn driver_name(errors: &mut ErrorList, path: &FieldPath<'_>, name: &str) {
     const LONGEST: usize = 63;
     if name.is_empty() {
         errors.required(path, "");
