@@ -45,6 +45,9 @@ const STARTS: usize = 3;
 const REST: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// API server and store, nobody else in the process.
+const API_ALONE: Start = Start { node: false, without: &["kube-scheduler", "kube-controller-manager"] };
+
 /// Flags of `skiff bench`.
 #[derive(Args, Debug)]
 pub struct Flags {
@@ -90,6 +93,10 @@ pub struct Flags {
     /// Image for pods on a node that has it; this executable's own when absent.
     #[arg(long, requires = "server")]
     image: Option<String>,
+    /// Measures requests and watches with scheduler and controllers in the server's process. Without this they are left
+    /// out there: what these rows have to reach counts API server and store alone.
+    #[arg(long, conflicts_with = "server")]
+    whole: bool,
     /// Only waits for a signal: what the pods of the node's rows run.
     #[arg(long, hide = true)]
     pause: bool,
@@ -282,6 +289,7 @@ impl<'f> Bench<'f> {
     async fn measure(&self, row: &Row) -> Result<Vec<Figure>, BenchError> {
         let figure = |unit, value| vec![Figure { unit, value }];
         let control_plane = Start::default();
+        let api = if self.flags.whole { control_plane } else { API_ALONE };
         let with_node = Start { node: true, without: &[] };
         match row.measure {
             Measure::Readyz => Ok(figure(Unit::Seconds, self.starts(Self::readyz).await?)),
@@ -292,7 +300,7 @@ impl<'f> Bench<'f> {
                 Ok(figure(Unit::Mebibytes, subject.mebibytes()))
             }
             Measure::Requests(requests) => {
-                let subject = self.subject(Needs::Api, control_plane).await?;
+                let subject = self.subject(Needs::Api, api).await?;
                 let mut known = self.known.lock().await;
                 if known.api.is_none() {
                     known.api = Some(ApiLoad::new(&subject, self.flags.requests).await?);
@@ -303,11 +311,11 @@ impl<'f> Bench<'f> {
                 }
             }
             Measure::Loaded => {
-                let subject = self.subject(Needs::Api, control_plane).await?;
+                let subject = self.subject(Needs::Api, api).await?;
                 Ok(figure(Unit::Mebibytes, subject.mebibytes()))
             }
             Measure::Watch => {
-                let subject = self.subject(Needs::Api, control_plane).await?;
+                let subject = self.subject(Needs::Api, api).await?;
                 let load = ApiLoad::new(&subject, self.flags.requests).await?;
                 load.watch(&subject, self.flags.watchers, 200).await
             }
@@ -347,8 +355,7 @@ impl<'f> Bench<'f> {
     }
 
     async fn readyz(&self) -> Result<Duration, BenchError> {
-        let without = &["kube-scheduler", "kube-controller-manager"];
-        let (subject, ready) = self.start(Start { node: false, without }).await?;
+        let (subject, ready) = self.start(API_ALONE).await?;
         subject.finish().await?;
         Ok(ready)
     }
