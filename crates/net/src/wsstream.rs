@@ -1,9 +1,9 @@
 //! A body as messages of a WebSocket, for clients that can do nothing else (`apimachinery/.../wsstream/stream.go`): a log
 //! that a browser follows.
 
-use crate::websocket::{self, Message, Role, Writer};
 use crate::Body;
 use crate::io::BoxDuplex;
+use crate::websocket::{self, Message, Role, Writer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{Request, Response, StatusCode};

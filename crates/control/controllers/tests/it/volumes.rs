@@ -23,7 +23,7 @@ fn claim(name: &str, size: &str, class: &str) -> Value {
         },
     }
 }
-fn phase<'o>(object: &'o Value) -> &'o str {
+fn phase(object: &Value) -> &str {
     object.str_at(&["status", "phase"])
 }
 

@@ -217,7 +217,7 @@ fn compiled(policy: &Value) -> Result<Compiled, String> {
 
 fn bound(binding: &Value) -> Result<Bound, String> {
     let spec = binding.get("spec").unwrap_or(&Value::Null);
-    let matches = spec.field("matchResources").map(|matches| constraints(matches)).transpose()?;
+    let matches = spec.field("matchResources").map(constraints).transpose()?;
     let params = spec.field("paramRef").map(|param| {
         let selector = param.field("selector").map(|selector| Selector::from_label_selector(Some(selector)));
         Ok::<_, String>(ParamRef {
