@@ -125,21 +125,26 @@ impl ImageCollector {
         Ok(unused)
     }
 
-    async fn remove(&self, images: Vec<Unused>) -> Result<u64, CriError> {
+    /// One that cannot be removed keeps none of the others.
+    async fn remove(&self, images: Vec<Unused>) -> u64 {
         let mut freed = 0;
         for image in images {
             let spec = v1::ImageSpec { image: image.id.clone(), ..Default::default() };
-            self.shared.images.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await?;
-            tracing::info!(image = image.id, bytes = image.size, "unused image removed");
-            freed += image.size;
+            match self.shared.images.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await {
+                Ok(_) => {
+                    tracing::info!(image = image.id, bytes = image.size, "unused image removed");
+                    freed += image.size;
+                }
+                Err(error) => tracing::warn!(image = image.id, %error, "an unused image is not removed"),
+            }
         }
-        Ok(freed)
+        freed
     }
 
     /// Removes every unused image, however young: the disk is full.
     pub(crate) async fn remove_unused(&self) -> Result<u64, CriError> {
         let unused = self.look().await?;
-        self.remove(unused).await
+        Ok(self.remove(unused).await)
     }
 
     /// Collects now, if the file system is fuller than it should be.
@@ -151,7 +156,7 @@ impl ImageCollector {
         let keep_free = (room.capacity / 100 * (100 - self.policy.low_percent)).min(self.policy.room);
         let wanted = keep_free.saturating_sub(room.available);
         let chosen = choose(unused, wanted, self.policy.min_age, self.shared.clock.now());
-        let freed = self.remove(chosen).await?;
+        let freed = self.remove(chosen).await;
         if freed < wanted {
             let text = format!(
                 "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."

@@ -144,6 +144,32 @@ pub(crate) fn link(pod: &Pod, container: &str, id: &str, log_path: &str, node: &
     }
 }
 
+/// Removes the log directories of pods that nobody wants (`NAMESPACE_NAME_UID`), and links to logs that are gone
+/// (`evictPodLogsDirectories`): a kubelet that ended between a pod's end and this leaves them. Blocking.
+pub(crate) fn remove_orphaned(node: &Node, wanted: impl Fn(&str) -> bool) -> std::io::Result<()> {
+    let entries = |path: &Path| match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.collect::<std::io::Result<Vec<_>>>(),
+    };
+    for entry in entries(Path::new(&node.log_root))? {
+        let name = entry.file_name();
+        let parts: Vec<&str> = name.to_str().unwrap_or_default().split('_').collect();
+        if let [_, _, uid] = parts[..]
+            && entry.file_type()?.is_dir()
+            && !wanted(uid)
+        {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    for link in node.log_links.as_deref().map(entries).transpose()?.unwrap_or_default() {
+        let ours = std::fs::read_link(link.path()).is_ok_and(|target| target.starts_with(&node.log_root));
+        if ours && !link.path().exists() {
+            std::fs::remove_file(link.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the logs of one container, rotated ones too, and the link to them (`removeContainerLog`).
 pub(crate) fn remove_container(pod: &Pod, container: &str, id: &str, log: &Path, node: &Node) {
     let mut gone: Vec<std::path::PathBuf> =

@@ -211,8 +211,8 @@ impl Pods {
         self.remove_orphaned_directories().await
     }
 
-    /// Removes what the disk and the cgroups hold of pods that have no actor.
-    async fn remove_orphaned_directories(&self) -> Result<(), CriError> {
+    /// Removes what the disk, the cgroups and the logs hold of pods that have no actor.
+    async fn remove_orphaned_directories(self: &Arc<Self>) -> Result<(), CriError> {
         let volumes = self.shared.volumes.clone();
         let on_disk = volumes.pods().map_err(|error| CriError::unknown(error.to_string()))?;
         for uid in on_disk {
@@ -228,6 +228,13 @@ impl Pods {
             if let Err(error) = removed.await.map_err(|error| error.to_string()).flatten() {
                 tracing::warn!(error, "what an orphaned pod has left is not removed");
             }
+        }
+        let (pods, node) = (Arc::clone(self), self.shared.node.clone());
+        let logs = self
+            .shared
+            .blocking(move || crate::logs::remove_orphaned(&node, |uid| pods.actors.lock().contains_key(uid)));
+        if let Err(error) = logs.await.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(%error, "logs of orphaned pods are not removed");
         }
         Ok(())
     }

@@ -648,6 +648,8 @@ impl Worker {
     async fn wind_up(&mut self, pod: &Pod, state: State) -> Result<Turn, TurnError> {
         let grace = self.ended_by.as_ref().and_then(|ending| ending.grace).unwrap_or_else(|| pod.grace_seconds());
         let state = self.stop_all(pod, &state, grace, true).await?;
+        // Before it is told that the pod has ended: the scheduler sends another in its place at once.
+        self.shared.forget_admitted(pod.uid());
         self.write_status(pod, &state).await?;
         for sandbox in &state.sandboxes {
             let request = v1::StopPodSandboxRequest { pod_sandbox_id: sandbox.id.clone() };
@@ -663,7 +665,6 @@ impl Worker {
         freed.await??;
         self.volumes = None;
         self.shared.forget_tokens(pod.uid());
-        self.shared.forget_admitted(pod.uid());
         Ok(Turn::Wait(self.shared.clock.now() + Duration::from_secs(3600)))
     }
 
@@ -677,6 +678,7 @@ impl Worker {
         }
         let grace = if gone { pod.grace_seconds().min(30) } else { pod.grace_seconds() };
         let state = self.stop_all(pod, &state, grace, !gone).await?;
+        self.shared.forget_admitted(pod.uid());
         if !gone {
             self.write_status(pod, &state).await?;
         }

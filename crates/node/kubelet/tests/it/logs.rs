@@ -38,3 +38,19 @@ async fn a_full_log_is_rotated_and_the_container_writes_to_a_new_one() {
     node.delete("p", 0).await;
     node.until("logs and links to be gone", || async { !directory.exists() && files(&links).is_empty() }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_that_a_dead_kubelet_has_left_go() {
+    let mut node = TestNode::start().await;
+    node.run("p", object! { "containers": list![object! { "name": "c", "image": "i" }] }).await;
+    let pod = node.running("p").await;
+    let (logs, links) = (node.directory().join("logs"), node.directory().join("links"));
+    let own = logs.join(format!("default_p_{}", pod.str_at(&["metadata", "uid"])));
+    let (orphan, foreign) = (logs.join("default_gone_0123/c"), logs.join("foreign"));
+    std::fs::create_dir_all(&orphan).unwrap();
+    std::fs::create_dir_all(&foreign).unwrap();
+    std::os::unix::fs::symlink(orphan.join("0.log"), links.join("gone.log")).unwrap();
+    node.restart().await;
+    node.until("the orphan to be gone", || async { !orphan.exists() && files(&links).len() == 1 }).await;
+    assert!(own.exists() && foreign.exists() && !logs.join("default_gone_0123").exists());
+}
