@@ -253,6 +253,8 @@ impl ApiServer {
         let mut plugins = crate::admission::with_policies(plugins, &reader, &authorizer);
         plugins.extend(crate::admission::certificate_plugins(&authorizer));
         plugins.push(Arc::new(Guard::new(Arc::clone(&rbac), chain)));
+        let metrics = Arc::new(Metrics::new(clock.wall()));
+        plugins.iter().flat_map(|plugin| plugin.metrics()).for_each(|family| metrics.registry.register(family));
         registry.set_admission(plugins);
         let deciders = actions::Deciders {
             authenticator: Arc::clone(&authenticator),
@@ -272,7 +274,7 @@ impl ApiServer {
             authorizer,
             dispatch: Arc::new(Api::new(Arc::clone(&registry), told).aggregating(&aggregator)),
             health: Arc::clone(&health),
-            metrics: Arc::new(Metrics::new(clock.wall())),
+            metrics,
             clock: Arc::clone(&clock),
         };
         let front = Front::new(parts, config.front);

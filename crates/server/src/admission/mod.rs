@@ -90,6 +90,10 @@ impl Warnings {
 pub trait Plugin: Send + Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
+    /// What it counts.
+    fn metrics(&self) -> Vec<Arc<dyn skiff_base::metrics::Collect>> {
+        Vec::new()
+    }
     /// Whether it wants to see this operation.
     fn handles(&self, operation: Operation) -> bool;
     /// May change the object, or refuse.

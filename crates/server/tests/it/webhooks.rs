@@ -65,6 +65,7 @@ impl Service for Hooks {
 
 struct World {
     api: Api,
+    counted: Vec<Arc<dyn skiff_base::metrics::Collect>>,
     hooks: Arc<Hooks>,
     base: String,
     ca: String,
@@ -104,13 +105,15 @@ async fn world() -> World {
     let api = Api::new().await;
     let reader = Arc::clone(&api.registry) as _;
     let plugins = default_plugins(&reader, &SystemClock::shared());
-    api.registry.set_admission(with_webhooks(plugins, &reader, &api.supervisor));
+    let plugins = with_webhooks(plugins, &reader, &api.supervisor);
+    let counted = plugins.iter().flat_map(|plugin| plugin.metrics()).collect();
+    api.registry.set_admission(plugins);
     api.post("/api/v1/namespaces", &object! { "metadata": object! { "name": "shop" } }).await.expect(201);
     let account = object! { "metadata": object! { "name": "default" } };
     api.post("/api/v1/namespaces/shop/serviceaccounts", &account).await.expect(201);
     let hooks = Arc::new(Hooks::default());
     let Listening { base, ca, _keys } = listen(Arc::clone(&hooks) as _, &api.supervisor);
-    World { api, hooks, base, ca, _keys }
+    World { api, counted, hooks, base, ca, _keys }
 }
 
 impl World {
@@ -181,6 +184,15 @@ async fn validating_webhooks_refuse_and_warn() {
     assert!(asked.get("object").unwrap().is_null() && asked.str_at(&["oldObject", "metadata", "name"]) == "a");
     // Updates were not asked for.
     world.api.patch(path, "merge-patch+json", r#"{"data":{"c":"d"}}"#).await.expect(200);
+    let metrics = skiff_base::metrics::Registry::new();
+    world.counted.iter().for_each(|family| metrics.register(Arc::clone(family)));
+    let counted = metrics.render();
+    for line in [
+        "apiserver_admission_webhook_rejection_count{error_type=\"no_error\",name=\"no.example.com\",operation=\"CREATE\",rejection_code=\"403\",type=\"validating\"} 1",
+        "apiserver_admission_webhook_request_total{code=\"200\",name=\"warn.example.com\",operation=\"DELETE\",rejected=\"false\",type=\"validating\"} 1",
+    ] {
+        assert!(counted.contains(line), "{line}: {counted}");
+    }
     // Who is broken can be repaired: configurations pass no webhook.
     world.api.delete("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/two").await.expect(200);
     world.create("b").await.expect(201);

@@ -8,10 +8,11 @@
 //! Mirrors `apiserver/pkg/admission/plugin/webhook/{mutating,validating}/dispatcher.go` and `matchconditions`.
 //!
 //! Not here yet: the `authorizer` variable of match conditions (conditions that use it are refused), audit annotations
-//! (there is no audit log), metrics, the `Scale` object for the subresource of that name (its webhooks see the parent).
+//! (there is no audit log), the `Scale` object for the subresource of that name (its webhooks see the parent).
 
 mod call;
 mod config;
+mod metrics;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,9 @@ use crate::kinds::tree::Tree;
 use base64::Engine;
 use config::Hook;
 use futures_util::future::join_all;
+use metrics::{Outcome, WebhookMetrics};
 use parking_lot::Mutex;
+use skiff_base::metrics::Collect;
 use skiff_base::task::Supervisor;
 use skiff_machinery::cel::{Binding, Output};
 use skiff_machinery::codec::{FieldValidation, json};
@@ -33,6 +36,7 @@ use skiff_machinery::error::quote;
 use skiff_machinery::patch::JsonPatch;
 use skiff_machinery::{ApiError, GroupResource, Reason, Value};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What all match conditions of one webhook may cost (`RuntimeCELCostBudgetMatchConditions`).
 const CONDITION_BUDGET: u64 = 2_500_000;
@@ -105,6 +109,9 @@ struct Source {
     resource: GroupResource,
     known: Mutex<Known>,
     caller: Caller,
+    /// `admit` or `validating`, in metrics.
+    kind: &'static str,
+    metrics: Arc<WebhookMetrics>,
 }
 
 /// A webhook that wants a request, and in which version.
@@ -114,8 +121,15 @@ struct Wanting {
 }
 
 impl Source {
-    fn new(resource: &str, reader: Arc<dyn Reader>, supervisor: &Supervisor) -> Self {
+    fn new(
+        (resource, kind): (&str, &'static str),
+        reader: Arc<dyn Reader>,
+        supervisor: &Supervisor,
+        metrics: Arc<WebhookMetrics>,
+    ) -> Self {
         Self {
+            kind,
+            metrics,
             caller: Caller::new(Arc::clone(&reader), supervisor.clone()),
             resource: named("admissionregistration.k8s.io", resource),
             known: Mutex::default(),
@@ -158,7 +172,16 @@ impl Source {
             let why = format!("admission webhook {} does not support dry run", quote(&hook.name));
             return Err(ApiError::bad_request(why));
         }
-        match call::ask(&self.caller, hook, &request).await {
+        let begun = Instant::now();
+        let asked = call::ask(&self.caller, hook, &request).await;
+        let outcome = match &asked {
+            Ok(response) if response.flag("allowed") => Outcome::Allowed,
+            Ok(response) => Outcome::Denied(denied(hook, response).code()),
+            Err(_) if hook.fail => Outcome::Failed,
+            Err(_) => Outcome::Ignored,
+        };
+        self.metrics.observe(hook, self.kind, attributes, outcome, begun.elapsed());
+        match asked {
             Ok(response) => Ok(Some(response)),
             Err(error) => failed(hook, &error).map(|()| None),
         }
@@ -260,8 +283,8 @@ fn patched(
 pub(super) struct MutatingAdmissionWebhook(Source);
 
 impl MutatingAdmissionWebhook {
-    pub(super) fn new(reader: Arc<dyn Reader>, supervisor: &Supervisor) -> Self {
-        Self(Source::new("mutatingwebhookconfigurations", reader, supervisor))
+    fn new(reader: Arc<dyn Reader>, supervisor: &Supervisor, metrics: Arc<WebhookMetrics>) -> Self {
+        Self(Source::new(("mutatingwebhookconfigurations", "admit"), reader, supervisor, metrics))
     }
 
     async fn review(&self, attributes: &mut Attributes<'_>) -> Result<(), ApiError> {
@@ -300,6 +323,10 @@ impl Plugin for MutatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         "MutatingAdmissionWebhook"
     }
+    fn metrics(&self) -> Vec<Arc<dyn Collect>> {
+        // Those of both plug-ins.
+        self.0.metrics.families()
+    }
     fn handles(&self, operation: Operation) -> bool {
         operation.is_reviewed()
     }
@@ -312,8 +339,8 @@ impl Plugin for MutatingAdmissionWebhook {
 pub(super) struct ValidatingAdmissionWebhook(Source);
 
 impl ValidatingAdmissionWebhook {
-    pub(super) fn new(reader: Arc<dyn Reader>, supervisor: &Supervisor) -> Self {
-        Self(Source::new("validatingwebhookconfigurations", reader, supervisor))
+    fn new(reader: Arc<dyn Reader>, supervisor: &Supervisor, metrics: Arc<WebhookMetrics>) -> Self {
+        Self(Source::new(("validatingwebhookconfigurations", "validating"), reader, supervisor, metrics))
     }
 
     async fn review(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
@@ -358,7 +385,8 @@ pub fn with_webhooks(
     supervisor: &Supervisor,
 ) -> Vec<Arc<dyn Plugin>> {
     let quota = plugins.iter().position(|plugin| plugin.name() == "ResourceQuota").unwrap_or(plugins.len());
-    plugins.insert(quota, Arc::new(ValidatingAdmissionWebhook::new(Arc::clone(reader), supervisor)));
-    plugins.insert(quota, Arc::new(MutatingAdmissionWebhook::new(Arc::clone(reader), supervisor)));
+    let (metrics, both) = (WebhookMetrics::new(), || Arc::clone(reader));
+    plugins.insert(quota, Arc::new(ValidatingAdmissionWebhook::new(both(), supervisor, Arc::clone(&metrics))));
+    plugins.insert(quota, Arc::new(MutatingAdmissionWebhook::new(both(), supervisor, metrics)));
     plugins
 }
