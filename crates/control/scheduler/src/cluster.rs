@@ -6,6 +6,7 @@
 
 use crate::constraints::{Namespaces, Workloads};
 use crate::model::{NodeFacts, Pod, Resources};
+use crate::storage::Storage;
 use hashbrown::HashMap;
 use std::sync::Arc;
 
@@ -89,6 +90,7 @@ pub struct Cluster {
     with_required_anti_affinity: usize,
     namespaces: Namespaces,
     workloads: Workloads,
+    storage: Storage,
 }
 
 impl Cluster {
@@ -119,6 +121,14 @@ impl Cluster {
     /// Selectors of workloads, to be changed.
     pub fn workloads_mut(&mut self) -> &mut Workloads {
         &mut self.workloads
+    }
+    /// Claims and volumes.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+    /// Claims and volumes, to be changed.
+    pub fn storage_mut(&mut self) -> &mut Storage {
+        &mut self.storage
     }
     /// How many placed pods ask anything of other pods.
     pub fn pods_with_affinity(&self) -> usize {

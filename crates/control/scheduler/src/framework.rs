@@ -160,6 +160,8 @@ pub enum ClusterChange<'a> {
     PodGone(&'a Pod),
     /// A namespace's labels changed.
     NamespaceChanged,
+    /// A claim, a volume or a class of volumes changed.
+    StorageChanged,
     /// The pod itself changed.
     PodUpdated(&'a Pod),
 }
@@ -178,6 +180,7 @@ impl ClusterChange<'_> {
             Self::PodChanged { .. } => "AssignedPodUpdatePodScaleDown",
             Self::PodGone(_) => "AssignedPodDelete",
             Self::NamespaceChanged => "NamespaceUpdate",
+            Self::StorageChanged => "PersistentVolumeClaimUpdate",
             Self::PodUpdated(_) => "PodUpdate",
         }
     }

@@ -5,9 +5,10 @@ use crate::framework::ClusterChange;
 use crate::model::{NodeFacts, Pod};
 use crate::preemption::{Budget, NamespaceLabels};
 use crate::run::{Shared, State};
+use crate::storage::Storage;
 use skiff_base::task::Supervisor;
 use skiff_client::informer::Delta;
-use skiff_client::{Informer, InformerOptions, Projection, Store};
+use skiff_client::{Informer, InformerOptions, Projection, Store, Tree};
 use skiff_machinery::Value;
 use skiff_machinery::selector::Selector;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(crate) struct Pictures {
     namespaces: Arc<Store<NamespaceLabels>>,
     budgets: Arc<Store<Budget>>,
     workloads: Vec<Arc<Store<OwnPods>>>,
+    storage: Vec<Arc<Store<Tree>>>,
 }
 
 impl Pictures {
@@ -50,6 +52,9 @@ impl Pictures {
         self.budgets.synced().await;
         for workloads in &self.workloads {
             workloads.synced().await;
+        }
+        for storage in &self.storage {
+            storage.synced().await;
         }
     }
 }
@@ -80,7 +85,13 @@ pub(crate) fn spawn(shared: &Arc<Shared>, supervisor: &Supervisor) -> Pictures {
         let changed = move |shared: &Shared, delta: &Delta<'_, OwnPods>| shared.controller_changed(kind, delta);
         workloads.push(informer(shared, resource, "", changed, supervisor));
     }
+    let storage = vec![
+        informer(shared, ("", "v1", "persistentvolumeclaims"), "", Shared::claim_changed, supervisor),
+        informer(shared, ("", "v1", "persistentvolumes"), "", Shared::volume_changed, supervisor),
+        informer(shared, ("storage.k8s.io", "v1", "storageclasses"), "", Shared::class_changed, supervisor),
+    ];
     Pictures {
+        storage,
         nodes: informer(shared, ("", "v1", "nodes"), "", Shared::node_changed, supervisor),
         pods: informer(shared, ("", "v1", "pods"), running, Shared::pod_changed, supervisor),
         namespaces: informer(shared, ("", "v1", "namespaces"), "", Shared::namespace_changed, supervisor),
@@ -194,6 +205,28 @@ impl Shared {
         }
         queue.moved(&ClusterChange::NamespaceChanged, self.framework(), now);
         drop(state);
+        self.wake.notify_one();
+    }
+
+    fn claim_changed(&self, delta: &Delta<'_, Tree>) {
+        let key = (Arc::clone(&delta.key.namespace), Arc::clone(&delta.key.name));
+        self.storage_changed(|storage| storage.set_claim(key, delta.new.map(|item| Arc::clone(&item.value.0))));
+    }
+    fn volume_changed(&self, delta: &Delta<'_, Tree>) {
+        let volume = delta.new.map(|item| Arc::clone(&item.value.0));
+        self.storage_changed(|storage| storage.set_volume(&delta.key.name, volume));
+    }
+    fn class_changed(&self, delta: &Delta<'_, Tree>) {
+        let class = delta.new.map(|item| Arc::clone(&item.value.0));
+        self.storage_changed(|storage| storage.set_class(&delta.key.name, class));
+    }
+    fn storage_changed(&self, change: impl FnOnce(&mut Storage)) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        change(state.cluster.storage_mut());
+        state.queue.moved(&ClusterChange::StorageChanged, self.framework(), now);
+        drop(state);
+        self.storage_moved.notify_waiters();
         self.wake.notify_one();
     }
 

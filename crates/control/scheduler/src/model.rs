@@ -126,8 +126,32 @@ pub struct Pod {
     pub images: Vec<Arc<str>>,
     /// Whether `spec.schedulingGates` is not empty, and which.
     pub gates: Vec<String>,
+    /// The claims that it uses.
+    pub claims: Vec<UsedClaim>,
     /// What it asks for that is not built (see [`crate::plugins::unbuilt`]).
     pub unbuilt: Vec<&'static str>,
+}
+
+/// A claim that a pod uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsedClaim {
+    /// Name.
+    pub name: Arc<str>,
+    /// Whether it is made for the pod (a generic ephemeral volume).
+    pub ephemeral: bool,
+}
+
+/// The claims of the pod's volumes.
+fn claims(pod: &str, spec: &Value) -> Vec<UsedClaim> {
+    let used = |volume: &Value| {
+        if volume.get("ephemeral").is_some_and(|ephemeral| !ephemeral.is_null()) {
+            let name = format!("{pod}-{}", volume.str_at(&["name"]));
+            return Some(UsedClaim { name: name.into(), ephemeral: true });
+        }
+        let name = volume.str_at(&["persistentVolumeClaim", "claimName"]);
+        (!name.is_empty()).then(|| UsedClaim { name: name.into(), ephemeral: false })
+    };
+    spec.items_at(&["volumes"]).iter().filter_map(used).collect()
 }
 
 impl Pod {
@@ -215,10 +239,6 @@ fn normalized_image(name: &str) -> Arc<str> {
 /// Constraints of the pod that no plug-in here honours yet.
 fn unbuilt(spec: &Value) -> Vec<&'static str> {
     let mut found = Vec::new();
-    let claims = |volume: &Value| volume.get("persistentVolumeClaim").is_some() || volume.get("ephemeral").is_some();
-    if spec.items_at(&["volumes"]).iter().any(claims) {
-        found.push("persistent volume claims");
-    }
     if !spec.items_at(&["resourceClaims"]).is_empty() {
         found.push("resource claims");
     }
@@ -278,6 +298,7 @@ impl Projection for Pod {
             host_ports: host_ports(spec),
             images: images.map(normalized_image).collect(),
             gates: gates.collect(),
+            claims: claims(tree.str_at(&["metadata", "name"]), spec),
             unbuilt: unbuilt(spec),
         })
     }

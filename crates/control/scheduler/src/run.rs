@@ -17,6 +17,8 @@ use crate::model::Pod;
 use crate::plugins::default_framework;
 use crate::preemption::{self, Budget, Outcome};
 use crate::queue::Queue;
+use crate::storage::Bindings;
+use crate::volumes::{self, BindError};
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use skiff_base::clock::SharedClock;
@@ -50,13 +52,26 @@ pub struct Config {
     pub clock: SharedClock,
 }
 
+/// What is told of a pod that waits.
+#[derive(Default)]
+struct Said {
+    /// Counts the messages: whoever writes one sees whether it is the newest.
+    number: u64,
+    message: String,
+    /// A nomination that is to be written (empty: there is none any more).
+    nomination: Option<String>,
+}
+
 /// What the one lock is around.
 pub(crate) struct State {
     pub(crate) cluster: Cluster,
     pub(crate) queue: Queue,
     chooser: Chooser,
     /// What each waiting pod's condition says, so that it is written only when it changes.
-    said: HashMap<Arc<str>, String>,
+    said: HashMap<Arc<str>, Said>,
+    /// Pods of which something is being written, by how many at once. Their binding waits: a condition that came after it
+    /// would say of a pod with a node that it has none.
+    saying: HashMap<Arc<str>, usize>,
     /// Pods whose binding is on its way: until it is answered, the informer may still show them without a node.
     pub(crate) binding: HashMap<Arc<str>, Arc<str>>,
     pub(crate) budgets: HashMap<(Arc<str>, Arc<str>), Arc<Budget>>,
@@ -86,6 +101,10 @@ pub(crate) struct Shared {
     framework: Framework,
     pub(crate) state: Mutex<State>,
     pub(crate) wake: Notify,
+    /// Told when nothing is being written of a pod any more.
+    quiet: Notify,
+    /// Told whenever claims or volumes change.
+    pub(crate) storage_moved: Notify,
     recorder: Recorder,
     bindings: Arc<Semaphore>,
     supervisor: Supervisor,
@@ -101,6 +120,7 @@ pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) {
         queue: Queue::measured(Arc::clone(&metrics)),
         chooser: Chooser::measured(Arc::clone(&metrics)),
         said: HashMap::new(),
+        saying: HashMap::new(),
         binding: HashMap::new(),
         budgets: HashMap::new(),
         preempting: HashSet::new(),
@@ -113,6 +133,8 @@ pub fn spawn(client: Client, config: Config, supervisor: &Supervisor) {
         framework: default_framework(),
         state: Mutex::new(state),
         wake: Notify::new(),
+        quiet: Notify::new(),
+        storage_moved: Notify::new(),
         recorder,
         bindings: Arc::new(Semaphore::new(BINDINGS)),
         supervisor: supervisor.clone(),
@@ -222,6 +244,7 @@ impl Shared {
         self.metrics.decided(began);
         match decision {
             Ok(node) => {
+                let bindings = volumes::promise(&mut state.cluster, &pod, &node);
                 state.cluster.place(Arc::clone(&pod), &node);
                 state.binding.insert(Arc::clone(&pod.uid), Arc::clone(&node));
                 let served = state.queue.binding(&pod.uid);
@@ -229,7 +252,9 @@ impl Shared {
                 state.queue.moved(&ClusterChange::PodAssigned(&pod), &self.framework, began);
                 let shared = Arc::clone(self);
                 self.supervisor.spawn_abortable("bind", OnFailure::Forget, async move {
-                    if shared.bind(&pod, &node, began).await
+                    // Volumes may take minutes to be made: whoever waits for them keeps no other pod from its node.
+                    let permit = Some(permit).filter(|_| bindings.is_empty());
+                    if shared.bind(&pod, &node, &bindings, began).await
                         && let Some(served) = served
                     {
                         let waited = shared.now().saturating_duration_since(served.entered);
@@ -287,27 +312,37 @@ impl Shared {
         state.queue.unschedulable(&pod.uid, error.plugins.clone(), began);
         self.metrics.attempt(Attempt::Unschedulable, began);
         let message = error.to_string();
-        let news = state.said.get(&pod.uid) != Some(&message) || nomination.is_some();
-        state.said.insert(Arc::clone(&pod.uid), message.clone());
+        let said = state.said.entry(Arc::clone(&pod.uid)).or_default();
+        let news = said.message != message || nomination.is_some();
         self.recorder.event(&reference(&pod), EventType::Warning, "FailedScheduling", message.as_str());
+        if news {
+            *said = Said { number: said.number + 1, message, nomination: nomination.or(said.nomination.take()) };
+        }
         let shared = Arc::clone(self);
         if let Some((node, victims, lower)) = room {
             self.supervisor.spawn_abortable("preempt", OnFailure::Forget, async move {
-                shared.say_unschedulable(&pod, message, nomination).await;
+                shared.say_unschedulable(&pod).await;
                 shared.make_room(&pod, &node, &victims, &lower).await;
             });
         } else if news {
             self.supervisor.spawn_abortable("condition", OnFailure::Forget, async move {
-                shared.say_unschedulable(&pod, message, nomination).await;
+                shared.say_unschedulable(&pod).await;
             });
         }
     }
 
     /// Binds, and says whether it did.
-    async fn bind(&self, pod: &Arc<Pod>, node: &Arc<str>, began: Instant) -> bool {
-        let sent = self.now();
-        let outcome = self.send_binding(pod, node).await;
-        self.metrics.point(Point::Bind, sent, outcome.is_ok());
+    async fn bind(&self, pod: &Arc<Pod>, node: &Arc<str>, bindings: &Bindings, began: Instant) -> bool {
+        let outcome = match self.bind_volumes(bindings, node).await {
+            Ok(()) => {
+                self.quiet(pod).await;
+                let sent = self.now();
+                let outcome = self.send_binding(pod, node).await;
+                self.metrics.point(Point::Bind, sent, outcome.is_ok());
+                outcome.map_err(BindError::from)
+            }
+            Err(error) => Err(error),
+        };
         let error = match outcome {
             Ok(()) => {
                 self.metrics.attempt(Attempt::Scheduled, began);
@@ -321,6 +356,7 @@ impl Shared {
         let now = self.now();
         {
             let mut state = self.state.lock();
+            state.cluster.storage_mut().forget(bindings);
             if state.binding.remove(&pod.uid).is_none() {
                 // The informer has spoken meanwhile: bound after all, or gone.
                 return false;
@@ -354,20 +390,74 @@ impl Shared {
         pods.create_subresource(&pod.name, "binding", &binding, &WriteOptions::default()).await.map(drop)
     }
 
-    /// Writes the condition, and the nomination when that changes (empty: there is none any more).
-    async fn say_unschedulable(&self, pod: &Pod, message: String, nomination: Option<String>) {
+    /// Writes the newest of what is told of the pod. Two such writes may overtake each other: who finds that there is news
+    /// since then writes that too, so that the last word stands.
+    async fn say_unschedulable(&self, pod: &Pod) {
+        *self.state.lock().saying.entry(Arc::clone(&pod.uid)).or_default() += 1;
+        self.say_newest(pod).await;
+        let mut state = self.state.lock();
+        if let Some(writers) = state.saying.get_mut(&pod.uid) {
+            *writers -= 1;
+            if *writers == 0 {
+                state.saying.remove(&pod.uid);
+                self.quiet.notify_waiters();
+            }
+        }
+    }
+
+    /// Waits until nothing is being written of the pod.
+    async fn quiet(&self, pod: &Pod) {
+        loop {
+            let quiet = self.quiet.notified();
+            tokio::pin!(quiet);
+            quiet.as_mut().enable();
+            if !self.state.lock().saying.contains_key(&pod.uid) {
+                return;
+            }
+            quiet.await;
+        }
+    }
+
+    async fn say_newest(&self, pod: &Pod) {
+        loop {
+            let (number, status) = {
+                let mut state = self.state.lock();
+                if state.binding.contains_key(&pod.uid) {
+                    // It has a node meanwhile; should that fail, there will be other news.
+                    state.said.remove(&pod.uid);
+                    return;
+                }
+                let Some(said) = state.said.get_mut(&pod.uid) else { return };
+                (said.number, self.waiting_status(pod, said))
+            };
+            if let Err(error) = self.patch_status(pod, status).await
+                && !error.is_not_found()
+                && !error.is_conflict()
+            {
+                tracing::warn!(namespace = &*pod.namespace, name = &*pod.name, %error, "condition not written");
+                // Written at the next attempt instead.
+                self.state.lock().said.remove(&pod.uid);
+                return;
+            }
+            if self.state.lock().said.get(&pod.uid).is_none_or(|said| said.number == number) {
+                return;
+            }
+        }
+    }
+
+    fn waiting_status(&self, pod: &Pod, said: &mut Said) -> skiff_machinery::Map {
         let condition = object! {
             "type": "PodScheduled",
             "observedGeneration": pod.generation,
             "status": "False",
             "reason": "Unschedulable",
-            "message": message,
+            "message": said.message.as_str(),
             "lastProbeTime": Value::Null,
             "lastTransitionTime": time(self.config.clock.wall()),
         };
         let mut status = skiff_machinery::Map::new();
         status.insert("conditions", list![condition]);
-        match nomination {
+        match said.nomination.take() {
             Some(node) if node.is_empty() => {
                 status.insert("nominatedNodeName", Value::Null);
             }
@@ -376,14 +466,7 @@ impl Shared {
             }
             None => (),
         }
-        if let Err(error) = self.patch_status(pod, status).await
-            && !error.is_not_found()
-            && !error.is_conflict()
-        {
-            tracing::warn!(namespace = &*pod.namespace, name = &*pod.name, %error, "condition not written");
-            // Written at the next attempt instead.
-            self.state.lock().said.remove(&pod.uid);
-        }
+        status
     }
 
     async fn patch_status(&self, pod: &Pod, status: skiff_machinery::Map) -> Result<(), ClientError> {

@@ -179,6 +179,10 @@ impl Controller {
         for pod in claim_pods(&self.client, &self.pods, owner, selector, Adoption::default()).await? {
             // The cache may have moved on since the claim.
             let Some(pod) = self.pods.get_key(&pod.key) else { continue };
+            // One that has ended and only waits for somebody's finalizer keeps no other from its node.
+            if pod.value.is_finished() && pod.value.deleted.is_some() {
+                continue;
+            }
             if let Some(node) = node_of(&pod.value) {
                 by_node.entry(node.to_owned()).or_default().push(pod);
             }

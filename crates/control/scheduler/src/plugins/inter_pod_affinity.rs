@@ -207,6 +207,7 @@ impl Plugin for InterPodAffinity {
             ClusterChange::PodGone(gone) => own || !gone.affinity.anti_required.is_empty(),
             ClusterChange::PodChanged { old, new } => old.labels != new.labels,
             ClusterChange::NamespaceChanged => own,
+            ClusterChange::StorageChanged => false,
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
             ClusterChange::NodeGone(_) => false,
         }

@@ -11,6 +11,7 @@ mod resources;
 mod scheduling_gates;
 mod taint_toleration;
 pub mod unbuilt;
+mod volumes;
 
 use crate::framework::{Framework, Plugin};
 
@@ -25,6 +26,9 @@ pub fn default_framework() -> Framework {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(resources::NodeResourcesFit),
+        Box::new(volumes::VolumeRestrictions),
+        Box::new(volumes::VolumeBinding),
+        Box::new(volumes::VolumeZone),
         Box::new(pod_topology_spread::PodTopologySpread),
         Box::new(inter_pod_affinity::InterPodAffinity),
         Box::new(resources::NodeResourcesBalancedAllocation),

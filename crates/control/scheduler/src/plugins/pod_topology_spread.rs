@@ -226,7 +226,7 @@ impl Plugin for PodTopologySpread {
             ClusterChange::PodAssigned(other) | ClusterChange::PodGone(other) => counted(other),
             ClusterChange::PodChanged { old, new } => counted(old) != counted(new),
             ClusterChange::PodUpdated(updated) => updated.uid == pod.uid,
-            ClusterChange::NamespaceChanged => false,
+            ClusterChange::NamespaceChanged | ClusterChange::StorageChanged => false,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod pods;
 mod preemption;
 mod queue;
+mod volumes;
 
 use crate::cluster::Cluster;
 use crate::cycle::Chooser;
@@ -133,9 +134,9 @@ fn sidecars_and_init_containers_count_as_upstream_does() {
 #[test]
 fn constraints_that_are_not_built_are_refused_by_name() {
     let cluster = cluster(&[simple_node("n", "4")]);
-    let claims = "  containers: [{name: c, image: i}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]";
+    let claims = "  containers: [{name: c, image: i}]\n  resourceClaims: [{name: gpu, resourceClaimName: gpu}]";
     let message = choose(&cluster, &pod("p", claims)).unwrap_err();
-    assert_eq!(message, "0/1 nodes are available: this scheduler does not support persistent volume claims yet.");
+    assert_eq!(message, "0/1 nodes are available: this scheduler does not support resource claims yet.");
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Cluster {
         cluster
     }
 
-    fn api(&self, group: &str, resource: &str, namespace: &str) -> Api {
+    pub(crate) fn api(&self, group: &str, resource: &str, namespace: &str) -> Api {
         match namespace {
             "" => self.api.all(group, "v1", resource),
             namespace => self.api.api(group, "v1", resource, namespace),
