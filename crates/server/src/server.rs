@@ -255,6 +255,7 @@ impl ApiServer {
         plugins.push(Arc::new(Guard::new(Arc::clone(&rbac), chain)));
         let metrics = Arc::new(Metrics::new(clock.wall()));
         plugins.iter().flat_map(|plugin| plugin.metrics()).for_each(|family| metrics.registry.register(family));
+        plugins.iter().for_each(|plugin| plugin.set_authorizer(&authorizer));
         registry.set_admission(plugins);
         let deciders = actions::Deciders {
             authenticator: Arc::clone(&authenticator),

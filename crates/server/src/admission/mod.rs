@@ -5,6 +5,7 @@
 
 mod attributes;
 mod certificates;
+mod conditions;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
@@ -90,6 +91,8 @@ impl Warnings {
 pub trait Plugin: Send + Sync {
     /// Upstream's name.
     fn name(&self) -> &'static str;
+    /// Who decides who may do what, told once before the first write (`WantsAuthorizer`).
+    fn set_authorizer(&self, _authorizer: &Arc<dyn crate::authz::Authorizer>) {}
     /// What it counts.
     fn metrics(&self) -> Vec<Arc<dyn skiff_base::metrics::Collect>> {
         Vec::new()

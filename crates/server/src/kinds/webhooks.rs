@@ -3,9 +3,9 @@
 //! Mirrors `pkg/apis/admissionregistration/validation/validation.go` and `apiserver/pkg/util/webhook/validation.go`.
 
 use super::tree::Tree;
-use crate::admission::webhooks::{REVIEWS, condition_variables};
+use crate::admission::webhooks::{REVIEWS, compile_condition};
 use crate::request::RequestContext;
-use skiff_machinery::cel::{CompileError, Program, Wanted};
+use skiff_machinery::cel::CompileError;
 use skiff_machinery::names::{is_dns1123_label, is_fully_qualified_name, is_qualified_name, is_valid_port_num};
 use skiff_machinery::selector::validate_label_selector;
 use skiff_machinery::{ErrorList, FieldError, FieldPath, Value};
@@ -64,7 +64,7 @@ fn webhook(hook: &Value, mutating: bool, path: &FieldPath<'_>, errors: &mut Erro
     let reviews = hook.items("admissionReviewVersions");
     review_versions(reviews, &REVIEWS, &path.child("admissionReviewVersions"), errors);
     client_config(hook.get("clientConfig").unwrap_or(&Value::Null), &path.child("clientConfig"), errors);
-    let compile = |source: &str| Program::compile(source, &condition_variables(), Wanted::Bool).map(|_| ());
+    let compile = |source: &str| compile_condition(source).map(|_| ());
     conditions(hook, path, errors, &compile);
 }
 

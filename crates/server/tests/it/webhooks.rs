@@ -12,6 +12,7 @@ use skiff_machinery::codec::json;
 use skiff_machinery::{Value, list, object};
 use skiff_net::{Body, Peer, Service, ServiceFuture, tls};
 use skiff_server::admission::{default_plugins, with_webhooks};
+use skiff_server::authz::{Authorizer, Chain};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -106,6 +107,8 @@ async fn world() -> World {
     let reader = Arc::clone(&api.registry) as _;
     let plugins = default_plugins(&reader, &SystemClock::shared());
     let plugins = with_webhooks(plugins, &reader, &api.supervisor);
+    let nobody: Arc<dyn Authorizer> = Arc::new(Chain(Vec::new()));
+    plugins.iter().for_each(|plugin| plugin.set_authorizer(&nobody));
     let counted = plugins.iter().flat_map(|plugin| plugin.metrics()).collect();
     api.registry.set_admission(plugins);
     api.post("/api/v1/namespaces", &object! { "metadata": object! { "name": "shop" } }).await.expect(201);
@@ -264,7 +267,10 @@ async fn failures_refuse_or_are_passed_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_and_selectors_keep_requests_away() {
     let world = world().await;
-    let conditions = list![object! { "name": "named", "expression": "object.metadata.name.startsWith('x')" }];
+    let conditions = list![
+        object! { "name": "named", "expression": "object.metadata.name.startsWith('x')" },
+        object! { "name": "by-whom", "expression": "!authorizer.requestResource.check('create').allowed()" },
+    ];
     let hook = world.webhook("c", "/deny", "configmaps", &[("matchConditions", conditions)]);
     let selector = object! { "matchLabels": object! { "kubernetes.io/metadata.name": "elsewhere" } };
     let other = world.webhook("s", "/deny", "configmaps", &[("namespaceSelector", selector)]);
@@ -289,7 +295,11 @@ async fn configurations_are_checked() {
         (with("clientConfig", object! { "url": "http://x" }), "'https' is the only allowed URL scheme"),
         (
             with("matchConditions", list![object! { "name": "x", "expression": "authorizer.path('/')" }]),
-            "undeclared reference to 'authorizer'",
+            "must evaluate to bool",
+        ),
+        (
+            with("matchConditions", list![object! { "name": "x", "expression": "variables.a" }]),
+            "undeclared reference to 'variables'",
         ),
         (
             with("rules", list![object! { "operations": list!["GET"] }]),

@@ -2,20 +2,15 @@
 //!
 //! Mirrors `apiserver/pkg/admission/plugin/policy/validating/validator.go` and `plugin/cel/condition.go`.
 
-use super::super::Attributes;
+use super::super::conditions::{self, Asking};
 use super::compile::{Compiled, Named, Validation};
-use crate::authz::{Authorizer, Question};
-use crate::request::UserInfo;
-use futures_util::FutureExt;
-use skiff_machinery::cel::{Access, AccessAnswer, AccessQuestion, Activation, Binding, EvalError, Output, Program};
-use skiff_machinery::{GroupResource, Value};
+use skiff_machinery::Value;
+use skiff_machinery::cel::{Activation, Binding, EvalError, Output, Program};
 
 /// What one evaluation may cost (`celconfig.PerCallLimit`).
 const PER_CALL: u64 = 1_000_000;
 /// What all expressions of a policy may cost for one request and parameter (`RuntimeCELCostBudget`).
 const PER_REQUEST: u64 = 10_000_000;
-/// What match conditions may cost (`RuntimeCELCostBudgetMatchConditions`).
-const CONDITIONS: u64 = 2_500_000;
 /// Longest message that an expression makes (`MaxEvaluatedMessageExpressionSizeBytes`).
 const LONGEST_MESSAGE: usize = 5 * 1024;
 
@@ -42,53 +37,6 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn error(message: impl Into<String>) -> Self {
         Self { message: message.into(), reason: String::new(), error: true }
-    }
-}
-
-/// The server's authorizers, asked at once: they decide from what is in memory.
-pub(super) struct Asking<'a> {
-    pub(super) authorizer: &'a dyn Authorizer,
-    pub(super) attributes: &'a Attributes<'a>,
-}
-
-impl Access for Asking<'_> {
-    fn decide(&self, asked: &AccessQuestion) -> AccessAnswer {
-        let account = asked.service_account.as_ref().map(|(namespace, name)| UserInfo {
-            name: format!("system:serviceaccount:{namespace}:{name}"),
-            groups: vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")],
-            ..UserInfo::default()
-        });
-        let user = account.as_ref().unwrap_or(&self.attributes.context.user);
-        let resource = GroupResource::new(asked.group.as_str(), asked.resource.as_str());
-        let question = Question::on(user, &asked.verb, &resource, &asked.namespace, &asked.name);
-        let question = Question {
-            is_resource: asked.path.is_empty(),
-            path: &asked.path,
-            subresource: &asked.subresource,
-            field_selector: &asked.field_selector,
-            ..question
-        };
-        match self.authorizer.authorize(&question).now_or_never() {
-            Some(decision) => {
-                AccessAnswer { allowed: decision.is_allowed(), reason: decision.reason().to_owned(), error: None }
-            }
-            None => {
-                let error = Some("the authorizer does not decide at once".to_owned());
-                AccessAnswer { error, ..AccessAnswer::default() }
-            }
-        }
-    }
-
-    fn request_resource(&self) -> AccessQuestion {
-        let attributes = self.attributes;
-        AccessQuestion {
-            group: attributes.resource.name.group.clone(),
-            resource: attributes.resource.name.resource.clone(),
-            subresource: attributes.subresource.to_owned(),
-            namespace: attributes.namespace.to_owned(),
-            name: attributes.name.to_owned(),
-            ..AccessQuestion::default()
-        }
     }
 }
 
@@ -125,19 +73,10 @@ impl<'v> Session<'v> {
         found.map_err(|error| format!("expression '{told}' resulted in error: {error}"))
     }
 
-    /// Whether all conditions hold. One that does not is enough, whatever others fail with.
+    /// Whether all match conditions hold.
     pub(super) fn conditions_hold(&mut self, conditions: &'v [Named]) -> Result<bool, String> {
-        let mut budget = CONDITIONS;
-        let mut errors = Vec::new();
-        for condition in conditions {
-            match self.activation.evaluate(&condition.program, &mut budget) {
-                Ok(Output::Bool(false)) => return Ok(false),
-                Ok(Output::Bool(true)) => {}
-                Ok(_) => errors.push(format!("{}: no bool", condition.name)),
-                Err(error) => errors.push(format!("expression '{}' resulted in error: {error}", condition.name)),
-            }
-        }
-        if errors.is_empty() { Ok(true) } else { Err(errors.join(", ")) }
+        let all = conditions.iter().map(|condition| (condition.name.as_str(), &condition.program));
+        conditions::hold(&mut self.activation, all)
     }
 
     /// What a failed validation says: its expression for messages, its message, or the expression itself.

@@ -18,13 +18,14 @@ mod mutate;
 mod params;
 
 use super::attributes::named;
+use super::conditions::Asking;
 use super::matching::is_exempt;
 use super::review;
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
 use crate::authz::Authorizer;
 use crate::kinds::tree::Tree;
 use compile::{Actions, Bound, Compiled, Policy, Rules};
-use evaluate::{Asking, Failure, Seen, Session};
+use evaluate::{Failure, Seen, Session};
 use parking_lot::Mutex;
 use skiff_machinery::error::{Cause, Details};
 use skiff_machinery::{ApiError, GroupResource, Map, Reason, Value};

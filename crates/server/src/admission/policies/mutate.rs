@@ -1,9 +1,10 @@
 //! What a mutating policy makes of an object (`apiserver/pkg/admission/plugin/policy/mutating/patch`).
 
 use super::super::Attributes;
+use super::super::conditions::Asking;
 use super::super::review;
 use super::compile::{Compiled, Mutation};
-use super::evaluate::{Asking, Seen, Session};
+use super::evaluate::{Seen, Session};
 use crate::authz::Authorizer;
 use crate::kinds::tree::Tree;
 use skiff_machinery::apply::merge_configuration;

@@ -6,7 +6,7 @@ use super::super::matching::{Constraints, is_exempt, texts};
 use super::super::{Attributes, Operation, Reader};
 use crate::callout::Remote;
 use crate::kinds::tree::Tree;
-use skiff_machinery::cel::{Program, Variable, Wanted};
+use skiff_machinery::cel::{CompileError, Environment, Program, Variable, Wanted};
 use skiff_machinery::{GroupResource, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +32,11 @@ pub(super) struct Hook {
 /// Versions of `AdmissionReview` that are spoken here, the webhook's order decides.
 pub(crate) const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 
-/// What match conditions may speak of.
-pub(crate) fn condition_variables() -> [Variable<'static>; 3] {
-    ["object", "oldObject", "request"].map(|name| Variable { name, shape: None, optional: false })
+/// Compiles a match condition, with all that it may speak of.
+pub(crate) fn compile_condition(source: &str) -> Result<Program, CompileError> {
+    let variables = ["object", "oldObject", "request"].map(|name| Variable { name, shape: None, optional: false });
+    let environment = Environment { variables: &variables, authorizer: true, ..Environment::default() };
+    Program::compile_in(source, &environment, Wanted::Bool).map(|(program, _)| program)
 }
 
 fn hook(configuration: &str, index: usize, value: &Value) -> Result<Hook, String> {
@@ -42,7 +44,7 @@ fn hook(configuration: &str, index: usize, value: &Value) -> Result<Hook, String
     let remote = Remote::of(value.get("clientConfig").unwrap_or(&Value::Null), timeout)?;
     let name = value.text("name");
     let conditions = value.items("matchConditions").iter().map(|condition| {
-        let program = Program::compile(condition.text("expression"), &condition_variables(), Wanted::Bool);
+        let program = compile_condition(condition.text("expression"));
         let name = condition.text("name").to_owned();
         program.map(|program| (name, program)).map_err(|error| error.to_string())
     });

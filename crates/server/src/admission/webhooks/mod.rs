@@ -7,7 +7,7 @@
 //!
 //! Mirrors `apiserver/pkg/admission/plugin/webhook/{mutating,validating}/dispatcher.go` and `matchconditions`.
 //!
-//! Not here yet: the `authorizer` variable of match conditions (conditions that use it are refused), audit annotations
+//! Not here yet: audit annotations
 //! (there is no audit log), the `Scale` object for the subresource of that name (its webhooks see the parent).
 
 mod call;
@@ -16,11 +16,13 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use config::{REVIEWS, condition_variables};
+pub(crate) use config::{REVIEWS, compile_condition};
 
 use super::attributes::named;
+use super::conditions::{self, Asking};
 use super::review::{self, request, returned, shown};
 use super::{AdmissionFuture, Attributes, Operation, Plugin, Reader};
+use crate::authz::Authorizer;
 use crate::callout::{CallError, Caller};
 use crate::kinds::tree::Tree;
 use base64::Engine;
@@ -30,16 +32,13 @@ use metrics::{Outcome, WebhookMetrics};
 use parking_lot::Mutex;
 use skiff_base::metrics::Collect;
 use skiff_base::task::Supervisor;
-use skiff_machinery::cel::{Binding, Output};
+use skiff_machinery::cel::{Activation, Binding};
 use skiff_machinery::codec::{FieldValidation, json};
 use skiff_machinery::error::quote;
 use skiff_machinery::patch::JsonPatch;
 use skiff_machinery::{ApiError, GroupResource, Reason, Value};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
-
-/// What all match conditions of one webhook may cost (`RuntimeCELCostBudgetMatchConditions`).
-const CONDITION_BUDGET: u64 = 2_500_000;
 
 /// What a mutating pass has to remember for the next one.
 #[derive(Debug, Default)]
@@ -112,6 +111,8 @@ struct Source {
     /// `admit` or `validating`, in metrics.
     kind: &'static str,
     metrics: Arc<WebhookMetrics>,
+    /// For match conditions.
+    authorizer: OnceLock<Arc<dyn Authorizer>>,
 }
 
 /// A webhook that wants a request, and in which version.
@@ -130,6 +131,7 @@ impl Source {
         Self {
             kind,
             metrics,
+            authorizer: OnceLock::new(),
             caller: Caller::new(Arc::clone(&reader), supervisor.clone()),
             resource: named("admissionregistration.k8s.io", resource),
             known: Mutex::default(),
@@ -145,6 +147,12 @@ impl Source {
             *known = Known { generation: Some(generation), hooks };
         }
         Arc::clone(&known.hooks)
+    }
+
+    fn set_authorizer(&self, authorizer: &Arc<dyn Authorizer>) {
+        if self.authorizer.set(Arc::clone(authorizer)).is_err() {
+            tracing::error!("the authorizer was told twice; the first one stays");
+        }
     }
 
     /// The webhooks that want a request.
@@ -165,7 +173,8 @@ impl Source {
     async fn ask(&self, wanting: &Wanting, attributes: &Attributes<'_>) -> Result<Option<Value>, ApiError> {
         let hook = &wanting.hook;
         let request = request(attributes, wanting.version)?;
-        if !conditions_hold(hook, &request, attributes)? {
+        let authorizer = self.authorizer.get().map(|authorizer| &**authorizer);
+        if !conditions_hold(hook, &request, attributes, authorizer)? {
             return Ok(None);
         }
         if attributes.context.dry_run && !hook.harmless {
@@ -214,25 +223,30 @@ fn denied(hook: &Hook, response: &Value) -> ApiError {
 }
 
 /// Whether a request fulfils all conditions of a webhook. One that does not is enough, whatever others fail with.
-fn conditions_hold(hook: &Hook, request: &Value, attributes: &Attributes<'_>) -> Result<bool, ApiError> {
+fn conditions_hold(
+    hook: &Hook,
+    request: &Value,
+    attributes: &Attributes<'_>,
+    authorizer: Option<&dyn Authorizer>,
+) -> Result<bool, ApiError> {
+    if hook.conditions.is_empty() {
+        return Ok(true);
+    }
     let null = Value::Null;
     let part = |field: &str| request.get(field).unwrap_or(&null);
     let bindings = [("object", part("object")), ("oldObject", part("oldObject")), ("request", request)]
         .map(|(name, value)| Binding { name, value: Some(value), shape: None, optional: false });
-    let mut budget = CONDITION_BUDGET;
-    let mut errors = Vec::new();
-    for (name, program) in &hook.conditions {
-        match program.evaluate(&bindings, &mut budget) {
-            Ok(Output::Bool(false)) => return Ok(false),
-            Ok(Output::Bool(true)) => {}
-            Ok(_) => errors.push(format!("{name}: no bool")),
-            Err(error) => errors.push(format!("expression '{name}' resulted in error: {error}")),
+    let asking = authorizer.map(|authorizer| Asking { authorizer, attributes });
+    let held = Activation::new(&bindings).map_err(|error| error.to_string()).and_then(|mut activation| {
+        if let Some(asking) = &asking {
+            activation = activation.asking(asking);
         }
-    }
-    if errors.is_empty() {
-        return Ok(true);
-    }
-    let why = errors.join(", ");
+        conditions::hold(&mut activation, hook.conditions.iter().map(|(name, program)| (name.as_str(), program)))
+    });
+    let why = match held {
+        Ok(held) => return Ok(held),
+        Err(why) => why,
+    };
     if hook.fail {
         return Err(
             attributes.forbidden(format!("failed evaluating match conditions of webhook {}: {why}", quote(&hook.name)))
@@ -323,6 +337,9 @@ impl Plugin for MutatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         "MutatingAdmissionWebhook"
     }
+    fn set_authorizer(&self, authorizer: &Arc<dyn Authorizer>) {
+        self.0.set_authorizer(authorizer);
+    }
     fn metrics(&self) -> Vec<Arc<dyn Collect>> {
         // Those of both plug-ins.
         self.0.metrics.families()
@@ -369,6 +386,9 @@ impl ValidatingAdmissionWebhook {
 impl Plugin for ValidatingAdmissionWebhook {
     fn name(&self) -> &'static str {
         "ValidatingAdmissionWebhook"
+    }
+    fn set_authorizer(&self, authorizer: &Arc<dyn Authorizer>) {
+        self.0.set_authorizer(authorizer);
     }
     fn handles(&self, operation: Operation) -> bool {
         operation.is_reviewed()

@@ -128,7 +128,7 @@ async fn conditions_choose_requests() {
         hook.set("failurePolicy", policy);
         let hooks = configure(&cluster, hook);
         let found = case.with_attributes(|attributes| {
-            conditions_hold(&hooks[0], &request(attributes, 0).unwrap(), attributes)
+            conditions_hold(&hooks[0], &request(attributes, 0).unwrap(), attributes, None)
                 .map_err(|error| error.message().to_owned())
         });
         if let Err(why) = &found {
