@@ -106,19 +106,15 @@ class Archive:
         self.tar.close()
 
 
-def installed(name):
-    return next(path for path in ("/bin/" + name, "/usr/bin/" + name) if os.path.exists(path))
-
-
-def busybox():
-    """Its shell is bash: Debian's busybox drops variables from the environment whose names no shell could use, `data-1`."""
-    path = installed("busybox")
+def busybox(root):
+    """The root's, 1.37 or newer: an older one drops variables from the environment that no shell could name, `data-1`."""
+    path = next(path for path in (root + "/usr/bin/busybox", root + "/bin/busybox") if os.path.exists(path))
     layer = Layer()
     for name in ("bin", "dev", "proc", "sys", "etc", "root", "home"):
         layer.directory(name)
-    layer.directory("tmp", 0o1777).file(path, "bin/busybox").file(installed("bash-static"), "bin/sh")
+    layer.directory("tmp", 0o1777).file(path, "bin/busybox")
     for applet in subprocess.check_output([path, "--list"], text=True).split():
-        if applet not in ("busybox", "sh"):
+        if applet != "busybox":
             layer.link("bin/" + applet, "busybox")
     layer.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
     return layer.text("etc/group", "root:x:0:\nnogroup:x:65534:\n").close()
@@ -140,7 +136,7 @@ def agnhost(root, programs, sources):
 
 
 def main(root, programs, sources, out):
-    debian, small, agn = Layer().tree(root).close(), busybox(), agnhost(root, programs, sources)
+    debian, small, agn = Layer().tree(root).close(), busybox(root), agnhost(root, programs, sources)
 
     def program(name, at=None, mode=0o755):
         return Layer().file(f"{programs}/{name}", at or name, mode).close()
