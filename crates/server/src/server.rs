@@ -310,6 +310,7 @@ impl ApiServer {
         self.definitions.spawn(supervisor);
         self.endpoints.spawn(supervisor);
         self.aggregator.spawn(supervisor);
+        crate::admission::policies::status::spawn(&self.registry, supervisor);
         ready.set();
         self.server.spawn(supervisor, "api server");
     }

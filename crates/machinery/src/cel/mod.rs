@@ -25,6 +25,7 @@ mod parser;
 mod signatures;
 #[cfg(test)]
 mod tests;
+mod typed;
 mod types;
 mod value;
 

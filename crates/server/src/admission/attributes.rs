@@ -79,7 +79,7 @@ pub(super) fn is_mirror_pod(pod: &Value) -> bool {
 }
 
 /// A resource by name.
-pub(super) fn named(group: &str, resource: &str) -> GroupResource {
+pub(crate) fn named(group: &str, resource: &str) -> GroupResource {
     GroupResource::new(group, resource)
 }
 

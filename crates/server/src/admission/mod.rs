@@ -3,7 +3,7 @@
 //! Mutating plug-ins run first, in their fixed order, then validating ones; every kind passes them, custom resources
 //! included. [`default_plugins`] has the plug-ins and their order; each is a module here, under upstream's name.
 
-mod attributes;
+pub(crate) mod attributes;
 mod certificates;
 mod conditions;
 mod limit_ranger;

@@ -73,7 +73,7 @@ fn unless_unchanged(object: &Value, old: &Value, validate: impl FnOnce() -> Erro
 }
 
 /// What policies of both kinds have; gives the compiler that knows their variables.
-fn shared(errors: &mut ErrorList, object: &Value, spec: &Value) -> Compiler {
+fn shared(errors: &mut ErrorList, object: &Value, spec: &Value) -> Compiler<'static> {
     let mut compiler = Compiler::new(object);
     errors.one_of(&SPEC.child("failurePolicy"), spec.text("failurePolicy"), &FAILURE_POLICIES);
     if let Some(kind) = spec.field("paramKind") {
@@ -200,7 +200,7 @@ fn match_resources(errors: &mut ErrorList, constraints: &Value, path: &FieldPath
 }
 
 /// `validateValidation`.
-fn rule(errors: &mut ErrorList, validation: &Value, path: &FieldPath<'_>, compiler: &Compiler) {
+fn rule(errors: &mut ErrorList, validation: &Value, path: &FieldPath<'_>, compiler: &Compiler<'_>) {
     let (expression, message) = (validation.text("expression"), validation.text("message"));
     expression_of(errors, expression, &path.child("expression"), compiler, Place::Validation);
     let made = validation.text("messageExpression");
@@ -225,7 +225,7 @@ fn rule(errors: &mut ErrorList, validation: &Value, path: &FieldPath<'_>, compil
     }
 }
 
-fn expression_of(errors: &mut ErrorList, source: &str, path: &FieldPath<'_>, compiler: &Compiler, place: Place) {
+fn expression_of(errors: &mut ErrorList, source: &str, path: &FieldPath<'_>, compiler: &Compiler<'_>, place: Place) {
     if source.trim().is_empty() {
         errors.required(path, "expression is not specified");
     } else if let Err(error) = compiler.compile(source, place) {
@@ -233,7 +233,7 @@ fn expression_of(errors: &mut ErrorList, source: &str, path: &FieldPath<'_>, com
     }
 }
 
-fn annotations(errors: &mut ErrorList, name: &str, spec: &Value, compiler: &Compiler) {
+fn annotations(errors: &mut ErrorList, name: &str, spec: &Value, compiler: &Compiler<'_>) {
     let all = spec.items("auditAnnotations");
     let at = SPEC.child("auditAnnotations");
     if all.len() > MOST_ANNOTATIONS {
@@ -264,7 +264,7 @@ fn annotations(errors: &mut ErrorList, name: &str, spec: &Value, compiler: &Comp
 }
 
 /// `validateMutation`.
-fn patch(errors: &mut ErrorList, mutation: &Value, path: &FieldPath<'_>, compiler: &Compiler) {
+fn patch(errors: &mut ErrorList, mutation: &Value, path: &FieldPath<'_>, compiler: &Compiler<'_>) {
     const KINDS: [(&str, &str, Place); 2] = [
         ("ApplyConfiguration", "applyConfiguration", Place::ApplyConfiguration),
         ("JSONPatch", "jsonPatch", Place::JsonPatch),

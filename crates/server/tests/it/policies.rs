@@ -59,6 +59,11 @@ async fn what_a_policy_refuses() {
     );
     validating(&server, &spec, r#""validationActions":["Deny"]"#).await;
     server.post(MAPS, &map("fits", r#""a":"1""#)).await.expect(201);
+    skiff_testkit::until("checked", async || {
+        let policy = server.get(&format!("{GROUP}/validatingadmissionpolicies/p")).await.json();
+        policy.at(&["status", "observedGeneration"]).is_some() && policy.at(&["status", "typeChecking"]).is_some()
+    })
+    .await;
     let refused = server.post(MAPS, &map("big", r#""a":"1","b":"2""#)).await.expect(403);
     let said = "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: twice is 4";
     assert_eq!(refused.at(&["message"]), format!("configmaps \"big\" is forbidden: {said}"));

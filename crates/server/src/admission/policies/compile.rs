@@ -6,7 +6,7 @@
 use super::super::matching::Constraints;
 use crate::kinds::tree::Tree;
 use skiff_machinery::Value;
-use skiff_machinery::cel::{CompileError, Environment, Found, Program, Variable, Wanted};
+use skiff_machinery::cel::{CompileError, Environment, Found, Program, Shape, Variable, Wanted};
 use skiff_machinery::selector::Selector;
 use std::sync::Arc;
 
@@ -36,23 +36,30 @@ impl Place {
 }
 
 /// Compiles the expressions of one policy, in their order: a variable is known to those after it.
-pub(crate) struct Compiler {
+pub(crate) struct Compiler<'s> {
     params: bool,
     makes: bool,
-    known: Vec<(String, Found<'static>)>,
+    /// What `object` and `oldObject` are; `None`: any JSON.
+    object: Option<&'s dyn Shape>,
+    known: Vec<(String, Found<'s>)>,
 }
 
-impl Compiler {
+impl<'s> Compiler<'s> {
     /// For a policy with or without `paramKind`.
     pub(crate) fn new(policy: &Value) -> Self {
         let params = policy.get("spec").is_some_and(|spec| spec.has("paramKind"));
-        Self { params, makes: policy.text("kind").starts_with("Mutating"), known: Vec::new() }
+        Self { params, makes: policy.text("kind").starts_with("Mutating"), object: None, known: Vec::new() }
     }
 
-    pub(crate) fn compile(&self, source: &str, place: Place) -> Result<(Program, Found<'static>), CompileError> {
+    /// For a policy over objects of one kind.
+    pub(crate) fn typed(policy: &Value, object: &'s dyn Shape) -> Self {
+        Self { object: Some(object), ..Self::new(policy) }
+    }
+
+    pub(crate) fn compile(&self, source: &str, place: Place) -> Result<(Program, Found<'s>), CompileError> {
         let variable = |name| Variable { name, shape: None, optional: false };
-        let mut variables =
-            vec![variable("object"), variable("oldObject"), variable("request"), variable("namespaceObject")];
+        let typed = |name| Variable { name, shape: self.object, optional: false };
+        let mut variables = vec![typed("object"), typed("oldObject"), variable("request"), variable("namespaceObject")];
         if self.params {
             variables.push(variable("params"));
         }

@@ -5,7 +5,7 @@
 //! last one made; when one has changed something, everything that changes objects runs once more (see `webhooks`).
 //!
 //! `compile` makes policies of objects, `params` finds parameters, `evaluate` and `mutate` are what the expressions say
-//! (pure), and this file is what follows from it.
+//! (pure), `status` tells what types say against an expression, and this file is what follows from it.
 //!
 //! Mirrors `apiserver/pkg/admission/plugin/policy/{generic,validating,mutating}`.
 //!
@@ -16,6 +16,7 @@ pub(crate) mod compile;
 mod evaluate;
 mod mutate;
 mod params;
+pub(crate) mod status;
 
 use super::attributes::named;
 use super::conditions::Asking;
