@@ -4,6 +4,7 @@
 //! the lower bound is reached. One that has been there for less than two minutes stays: its pod may be about to start.
 
 use crate::shared::Shared;
+use crate::source::Pods;
 use crate::stats::FileSystem;
 use parking_lot::Mutex;
 use skiff_client::events::EventType;
@@ -46,6 +47,7 @@ struct Seen {
 /// Collects images.
 pub(crate) struct ImageCollector {
     shared: Arc<Shared>,
+    pods: Arc<Pods>,
     policy: Policy,
     seen: Mutex<BTreeMap<String, Seen>>,
     mountpoint: Mutex<Option<PathBuf>>,
@@ -57,6 +59,18 @@ struct Unused {
     id: String,
     size: u64,
     seen: Seen,
+}
+
+/// A reference as runtimes list it: with its registry and tag.
+fn full_name(reference: &str) -> String {
+    let host = reference.split_once('/').map(|(host, _)| host);
+    let name = match host {
+        Some(host) if host.contains(['.', ':']) || host == "localhost" => reference.to_owned(),
+        Some(_) => format!("docker.io/{reference}"),
+        None => format!("docker.io/library/{reference}"),
+    };
+    let last = name.rsplit('/').next().unwrap_or_default();
+    if last.contains([':', '@']) { name } else { format!("{name}:latest") }
 }
 
 /// Which unused images go to free `wanted` bytes, the longest unused first.
@@ -76,8 +90,8 @@ fn choose(mut unused: Vec<Unused>, wanted: u64, min_age: Duration, now: Instant)
 }
 
 impl ImageCollector {
-    pub(crate) fn new(shared: Arc<Shared>, policy: Policy) -> Self {
-        Self { shared, policy, seen: Mutex::default(), mountpoint: Mutex::default() }
+    pub(crate) fn new(shared: Arc<Shared>, pods: Arc<Pods>, policy: Policy) -> Self {
+        Self { shared, pods, policy, seen: Mutex::default(), mountpoint: Mutex::default() }
     }
 
     /// Where the runtime keeps images; known once it has said so.
@@ -102,6 +116,11 @@ impl ImageCollector {
         for container in containers {
             used.insert(container.image_ref);
             used.extend(container.image.map(|image| image.image));
+        }
+        // The runtime does not tell what is mounted as a volume.
+        for pod in self.pods.list() {
+            let volumes = pod.0.items_at(&["spec", "volumes"]).iter();
+            used.extend(volumes.map(|volume| full_name(volume.str_at(&["image", "reference"]))));
         }
         let there: BTreeSet<String> = images.iter().map(|image| image.id.clone()).collect();
         let records = Arc::clone(&self.shared.pull_records);
@@ -189,6 +208,14 @@ impl ImageCollector {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn references_are_listed_in_full() {
+        assert_eq!(full_name("busybox"), "docker.io/library/busybox:latest");
+        assert_eq!(full_name("a/b:1"), "docker.io/a/b:1");
+        assert_eq!(full_name("localhost:5000/a"), "localhost:5000/a:latest");
+        assert_eq!(full_name("r.example/a@sha256:00"), "r.example/a@sha256:00");
+    }
 
     #[test]
     fn the_longest_unused_go_until_there_is_room() {

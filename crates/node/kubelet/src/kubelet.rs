@@ -257,7 +257,7 @@ impl Kubelet {
             OnFailure::EndComponent,
             rotation::run(Arc::clone(&shared), config.log_rotation),
         );
-        let images = Arc::new(ImageCollector::new(Arc::clone(&shared), config.image_gc));
+        let images = Arc::new(ImageCollector::new(Arc::clone(&shared), Arc::clone(&pods), config.image_gc));
         let collect = Arc::clone(&images).run();
         supervisor.spawn_abortable("image collection", OnFailure::EndComponent, collect);
         let (rules, observe) = (config.eviction.clone(), config.observe.clone());
