@@ -13,6 +13,7 @@
 
 pub mod body;
 pub mod client;
+mod gather;
 pub mod io;
 mod linger;
 mod mux;

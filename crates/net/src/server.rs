@@ -9,6 +9,7 @@
 //! connections and streams are bounded, streams that are reset as fast as they are opened end the connection (h2), and a
 //! peer that takes no bytes is cut.
 
+use crate::gather::gathering;
 use crate::io::{Guarded, Patience};
 use crate::linger::Lingering;
 use crate::{Body, Peer, Service};
@@ -18,12 +19,13 @@ use rustls::pki_types::CertificateDer;
 use skiff_base::clock::SharedClock;
 use skiff_base::task::{OnFailure, Supervisor};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -306,12 +308,14 @@ impl Shared {
         let service =
             Answering { service: Arc::clone(&self.service), peer: Arc::new(peer), patience: patience.clone() };
         let ended = if http2 {
-            let connection = pin!(self.http2.serve_connection(TokioIo::new(guarded), service));
-            self.drive(connection, http2::Connection::graceful_shutdown, &closing).await
+            let (gathering, mut turns) = gathering(guarded);
+            let connection = pin!(self.http2.serve_connection(TokioIo::new(gathering), service));
+            let turn = |connection: Pin<&mut _>, cx: &mut Context<'_>| turns.poll(connection, cx);
+            self.drive(connection, turn, http2::Connection::graceful_shutdown, &closing).await
         } else {
             let io = TokioIo::new(Lingering::new(guarded, patience));
             let connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
-            self.drive(connection, http1::UpgradeableConnection::graceful_shutdown, &closing).await
+            self.drive(connection, Future::poll, http1::UpgradeableConnection::graceful_shutdown, &closing).await
         };
         match ended {
             Ok(()) => (),
@@ -322,10 +326,11 @@ impl Shared {
         }
     }
 
-    /// Drives a connection to its end; when it is asked to end, within [`Options::drain`].
+    /// Drives a connection to its end by `turn`; when it is asked to end, within [`Options::drain`].
     async fn drive<C>(
         &self,
         mut connection: Pin<&mut C>,
+        mut turn: impl FnMut(Pin<&mut C>, &mut Context<'_>) -> Poll<Result<(), hyper::Error>>,
         end: fn(Pin<&mut C>),
         closing: &tokio_util::sync::CancellationToken,
     ) -> Result<(), hyper::Error>
@@ -333,12 +338,13 @@ impl Shared {
         C: Future<Output = Result<(), hyper::Error>>,
     {
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = poll_fn(|cx| turn(connection.as_mut(), cx)) => return ended,
             () = self.supervisor.token().cancelled() => (),
             () = closing.cancelled() => (),
         }
         end(connection.as_mut());
-        tokio::time::timeout(self.options.drain, connection).await.unwrap_or(Ok(()))
+        let rest = poll_fn(|cx| turn(connection.as_mut(), cx));
+        tokio::time::timeout(self.options.drain, rest).await.unwrap_or(Ok(()))
     }
 }
 
