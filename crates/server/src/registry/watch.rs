@@ -4,7 +4,7 @@
 //! kind is redefined, or whose time is up, ends cleanly and is resumed by revision. A bookmark at R is sent only when
 //! everything up to R was delivered.
 
-use super::cache::{CacheEvent, Cursor, Encoding, Entry, Media, Slot};
+use super::cache::{CacheEvent, Cursor, Encoding, Entry, FrameOf, Media, Slot};
 use super::get::parse_revision;
 use super::negotiate::{Accepted, Format, Shape};
 use super::respond::{self, Scope};
@@ -20,16 +20,19 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use parking_lot::Mutex;
+use skiff_base::clock::SharedClock;
 use skiff_machinery::codec::{json, protobuf};
 use skiff_machinery::object::{Change, ChangeKind, ChangeSource, InProcessWatch, Object};
 use skiff_machinery::schema::{StructRef, Type, builtin};
 use skiff_machinery::{ApiError, Map, Value};
 use skiff_net::Body;
 use skiff_store::Revision;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// Events read from the ring at once; they leave in one frame.
 const BATCH: usize = 128;
@@ -92,6 +95,27 @@ struct Watcher {
     events: Vec<Arc<CacheEvent>>,
     /// Of a watcher in this process.
     pace: Option<Pace>,
+    ends: Ends,
+}
+
+type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Timer = (Instant, Sleep);
+
+/// What ends a watcher's rest beside an event. Kept from one event to the next: to be entered into these lists anew for
+/// each of them would cost more than the event.
+struct Ends {
+    /// When it wakes by itself.
+    timer: Option<Timer>,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    over: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The timer, set to `until`.
+fn set<'t>(timer: &'t mut Option<Timer>, clock: &SharedClock, until: Instant) -> &'t mut Sleep {
+    if timer.as_ref().is_some_and(|(set, _)| *set != until) {
+        *timer = None;
+    }
+    &mut timer.get_or_insert_with(|| (until, clock.sleep_until(until))).1
 }
 
 impl Registry {
@@ -186,6 +210,11 @@ impl Registry {
             }
         };
         let now = self.clock.now();
+        let ends = Ends {
+            timer: None,
+            closed: Box::pin(scope.cache.closed().clone().cancelled_owned()),
+            over: Box::pin(self.supervisor.token().clone().cancelled_owned()),
+        };
         Ok(Watcher {
             registry: Arc::clone(self),
             scope: scope.clone(),
@@ -200,6 +229,7 @@ impl Registry {
             deadline: now + timeout,
             events: Vec::new(),
             pace: None,
+            ends,
         })
     }
 }
@@ -296,12 +326,19 @@ impl Watcher {
         }
         let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
         let gathers = self.gathers(now);
+        let Ends { timer, closed, over } = &mut self.ends;
+        let timer = set(timer, &clock, gathers.unwrap_or(wake));
         let woken = tokio::select! {
+            // Most often it is an event: the others are not looked at then.
+            biased;
             () = self.cursor.ready(), if gathers.is_none() => true,
-            () = clock.sleep_until(gathers.unwrap_or(wake)) => false,
-            () = self.scope.cache.closed().cancelled() => return Err(None),
-            () = self.registry.supervisor.token().cancelled() => return Err(None),
+            () = timer => false,
+            () = closed => return Err(None),
+            () = over => return Err(None),
         };
+        if !woken {
+            self.ends.timer = None;
+        }
         if let Some(pace) = &mut self.pace {
             let now = clock.now();
             pace.busy = if woken { now.saturating_duration_since(pace.woken) < GATHER } else { gathers.is_some() };
@@ -359,6 +396,30 @@ struct Framer {
 }
 
 impl Framer {
+    /// What is told, as bytes. What has been framed before an error is in `out`.
+    async fn frame(&mut self, told: &[Told], out: &mut Vec<u8>) -> Result<Bytes, ApiError> {
+        // Whoever has kept up is told of one change, the same as everybody else.
+        if let [Told::Change { kind, entry, revision }] = told
+            && self.accepted.shape == Shape::Whole
+        {
+            let media = respond::media(self.accepted.format);
+            let (entry, slot) = (Arc::clone(entry), self.scope.slot);
+            let of = FrameOf { entry, revision: *revision, kind: *kind, slot, media };
+            if let Some(frame) = self.scope.cache.frame(&of) {
+                return Ok(frame);
+            }
+            self.write(&told[0], out).await?;
+            let frame = Bytes::from(std::mem::take(out));
+            self.scope.cache.share_frame(of, frame.clone());
+            return Ok(frame);
+        }
+        out.reserve(2048);
+        for one in told {
+            self.write(one, out).await?;
+        }
+        Ok(std::mem::take(out).into())
+    }
+
     async fn write(&mut self, told: &Told, out: &mut Vec<u8>) -> Result<(), ApiError> {
         match told {
             Told::Error(error) => self.error(error, out),
@@ -504,20 +565,20 @@ fn protobuf_frame(kind: &str, object: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(object);
 }
 
-type FrameStream = Pin<Box<dyn Stream<Item = Vec<u8>> + Send>>;
+type FrameStream = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
-fn frames(watcher: Watcher, framer: Framer) -> impl Stream<Item = Vec<u8>> {
+fn frames(watcher: Watcher, framer: Framer) -> impl Stream<Item = Bytes> {
     stream::unfold(Some((watcher, framer)), |state| async move {
         let (mut watcher, mut framer) = state?;
         let told = watcher.next().await?;
-        let mut out = Vec::with_capacity(2048);
-        for one in &told {
-            if let Err(error) = framer.write(one, &mut out).await {
+        let mut out = Vec::new();
+        match framer.frame(&told, &mut out).await {
+            Ok(frame) => Some((frame, Some((watcher, framer)))),
+            Err(error) => {
                 framer.error(&error, &mut out);
-                return Some((out, None));
+                Some((out.into(), None))
             }
         }
-        Some((out, Some((watcher, framer))))
     })
 }
 
@@ -532,7 +593,7 @@ impl http_body::Body for StreamBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         let next = self.0.get_mut().as_mut().poll_next(context);
-        next.map(|frame| frame.map(|bytes| Ok(Frame::data(bytes.into()))))
+        next.map(|frame| frame.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 

@@ -21,8 +21,9 @@ pub use feed::{Feed, FeedError, Handoff};
 pub use ring::{CacheEvent, Lagged, Ring};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rpds::RedBlackTreeMapSync;
+use skiff_machinery::object::ChangeKind;
 use skiff_store::Revision;
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -155,6 +156,29 @@ impl State {
 /// How many snapshots continue tokens keep alive; older lists are read from the store's history.
 const MAX_PINNED: usize = 32;
 
+/// What makes two watchers' frames of an event the same bytes.
+#[derive(Clone)]
+pub struct FrameOf {
+    /// The object that is told.
+    pub entry: Arc<Entry>,
+    /// Revision of the event.
+    pub revision: Revision,
+    /// What happened, to these watchers.
+    pub kind: ChangeKind,
+    /// Version in which they see it.
+    pub slot: Slot,
+    /// Encoding in which they see it.
+    pub media: Media,
+}
+
+impl PartialEq for FrameOf {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
+            && (self.revision, self.kind, self.slot, self.media)
+                == (other.revision, other.kind, other.slot, other.media)
+    }
+}
+
 /// The watch cache of one storage prefix.
 pub struct Cache {
     /// `/registry/pods/`.
@@ -168,6 +192,8 @@ pub struct Cache {
     /// Set when the kind's definition went away or changed: watchers end, their clients begin anew.
     closed: tokio_util::sync::CancellationToken,
     ledger: Arc<Ledger>,
+    /// The frame that was made last: watchers of the same event come close after one another.
+    frame: Mutex<Option<(FrameOf, Bytes)>>,
 }
 
 impl Cache {
@@ -188,6 +214,7 @@ impl Cache {
             generation: AtomicU64::new(1),
             closed: tokio_util::sync::CancellationToken::new(),
             ledger,
+            frame: Mutex::default(),
         }
     }
 
@@ -210,6 +237,15 @@ impl Cache {
     /// Cancelled when this cache is no longer the kind's.
     pub fn closed(&self) -> &tokio_util::sync::CancellationToken {
         &self.closed
+    }
+
+    /// The frame of an event, when it was the last one made.
+    pub fn frame(&self, of: &FrameOf) -> Option<Bytes> {
+        self.frame.lock().as_ref().filter(|(own, _)| own == of).map(|(_, bytes)| bytes.clone())
+    }
+    /// Leaves a frame for the other watchers.
+    pub fn share_frame(&self, of: FrameOf, bytes: Bytes) {
+        *self.frame.lock() = Some((of, bytes));
     }
 
     /// The state now. `applied` is the feed's published revision, read **before** this call.
