@@ -417,12 +417,7 @@ impl Registry {
         let delete_options = Self::delete_options(asked)?;
         let mut context = asked.request.context.clone();
         context.dry_run |= delete_options.dry_run;
-        let selection = Selection::parse(
-            &scope.resource,
-            scope.cache.codec(),
-            &list_options.label_selector,
-            &list_options.field_selector,
-        )?;
+        let selection = Selection::parse(scope, &list_options.label_selector, &list_options.field_selector)?;
         let page = self.list_page(scope, &context.info.namespace, &list_options, &selection).await?;
         let strategy = &*scope.resource.strategy;
         let mut entries = Vec::with_capacity(page.entries.len());

@@ -222,8 +222,7 @@ impl Registry {
         answer: ListAnswer,
         in_process: bool,
     ) -> Result<Response<Body>, ApiError> {
-        let selection =
-            Selection::parse(&scope.resource, scope.cache.codec(), &options.label_selector, &options.field_selector)?;
+        let selection = Selection::parse(scope, &options.label_selector, &options.field_selector)?;
         let page = self.list_page(scope, namespace, options, &selection).await?;
         if let Some(conversion) = scope.cache.codec().asking(scope.slot) {
             convert_at_once(scope, &page, &**conversion).await?;

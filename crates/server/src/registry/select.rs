@@ -1,6 +1,7 @@
 //! Label and field selectors over cached entries.
 
-use super::cache::{Codec, Entry};
+use super::cache::{Codec, Entry, Slot};
+use super::respond::Scope;
 use crate::kinds::Resource;
 use skiff_machinery::ApiError;
 use skiff_machinery::selector::{FieldSelector, Selector};
@@ -10,6 +11,8 @@ pub(super) struct Selection {
     labels: Option<Selector>,
     /// Index into [`Codec::fields`], or what the key alone answers.
     fields: Vec<FieldTerm>,
+    /// The version whose fields are meant, where somebody has to be asked for it: elsewhere the stored tree has them.
+    converted: Option<Slot>,
 }
 
 struct FieldTerm {
@@ -26,7 +29,8 @@ enum Field {
 
 impl Selection {
     /// Parses; unknown fields are refused in upstream's words.
-    pub(super) fn parse(resource: &Resource, codec: &Codec, labels: &str, fields: &str) -> Result<Self, ApiError> {
+    pub(super) fn parse(scope: &Scope, labels: &str, fields: &str) -> Result<Self, ApiError> {
+        let (resource, codec) = (&*scope.resource, scope.cache.codec());
         let labels = match labels {
             "" => None,
             text => Some(Selector::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?),
@@ -48,7 +52,8 @@ impl Selection {
                 terms.push(FieldTerm { field, value: term.value.clone(), negated: term.negated });
             }
         }
-        Ok(Self { labels: labels.filter(|labels| !labels.is_empty()), fields: terms })
+        let converted = codec.asking(scope.slot).map(|_| scope.slot);
+        Ok(Self { labels: labels.filter(|labels| !labels.is_empty()), fields: terms, converted })
     }
 
     /// Selects everything.
@@ -70,7 +75,13 @@ impl Selection {
             let equal = match term.field {
                 Field::Name => entry.name() == term.value,
                 Field::Namespace => entry.namespace() == term.value,
-                Field::Other(index) => *entry.facts(codec)?.fields[index] == *term.value,
+                Field::Other(index) => match self.converted {
+                    None => *entry.facts(codec)?.fields[index] == *term.value,
+                    Some(slot) => {
+                        let field = &codec.fields()[index];
+                        (field.value)(entry.object(codec, slot)?.tree(), &field.name) == term.value
+                    }
+                },
             };
             if equal == term.negated {
                 return Ok(false);

@@ -129,8 +129,7 @@ impl Registry {
         table_options: TableOptions,
         in_process: bool,
     ) -> Result<Response<Body>, ApiError> {
-        let selection =
-            Selection::parse(&scope.resource, scope.cache.codec(), &options.label_selector, &options.field_selector)?;
+        let selection = Selection::parse(scope, &options.label_selector, &options.field_selector)?;
         let revision = parse_revision(&options.resource_version)?;
         let timeout = match options.timeout_seconds {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),

@@ -74,13 +74,14 @@ impl Service for Converter {
 }
 
 fn definition(base: &str, ca: &str) -> Value {
-    let version = |name: &str, fields: &str| {
+    let version = |name: &str, fields: &str, selectable: &str| {
         let schema = format!(
             r#"{{"openAPIV3Schema":{{"type":"object","properties":{{"spec":{{"type":"object","properties":{{{fields}}}}}}}}}}}"#
         );
         object! {
             "name": name, "served": true, "storage": name == "v1",
             "schema": json::from_str(&schema).unwrap(),
+            "selectableFields": list![object! { "jsonPath": selectable }],
         }
     };
     object! {
@@ -89,8 +90,8 @@ fn definition(base: &str, ca: &str) -> Value {
             "group": "example.com", "scope": "Namespaced",
             "names": object! { "plural": "hosts", "kind": "Host" },
             "versions": list![
-                version("v1", r#""hostPort":{"type":"string"}"#),
-                version("v2", r#""host":{"type":"string"},"port":{"type":"string"}"#),
+                version("v1", r#""hostPort":{"type":"string"}"#, ".spec.hostPort"),
+                version("v2", r#""host":{"type":"string"},"port":{"type":"string"}"#, ".spec.host"),
             ],
             "conversion": object! {
                 "strategy": "Webhook",
@@ -131,6 +132,16 @@ async fn versions_are_converted_by_a_webhook() {
     assert_eq!(*converter.asked.lock(), [3]);
     api.get(&format!("{V2}/b")).await.expect(200);
     api.get(V2).await.expect(200);
+    assert_eq!(*converter.asked.lock(), [3]);
+    // Fields of selectors are those of the version.
+    for (path, selector, names) in
+        [(V2, "spec.host=b", vec!["b"]), (V2, "spec.host!=b", vec!["a", "c"]), (V1, "spec.hostPort=c:80", vec!["c"])]
+    {
+        let list = api.get(&format!("{path}?fieldSelector={selector}")).await.expect(200).json();
+        let found: Vec<&str> =
+            list.items_at(&["items"]).iter().map(|item| item.str_at(&["metadata", "name"])).collect();
+        assert_eq!(found, names, "{selector}");
+    }
     assert_eq!(*converter.asked.lock(), [3]);
     // Writes in the other version come and go through it.
     let new = object! { "kind": "Host", "apiVersion": "example.com/v2", "metadata": object! { "name": "d" },
