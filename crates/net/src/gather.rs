@@ -175,7 +175,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathering<T> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use std::collections::VecDeque;
