@@ -582,10 +582,6 @@ pub(crate) fn validate_resize(_: &RequestContext, pod: &Value, old: &Value) -> E
                 continue;
             }
             containers::resources(&mut errors, &path, container.get("resources"));
-            if list == "initContainers" && container.text("restartPolicy") != "Always" {
-                errors
-                    .forbidden(&path, "resource limits and requests for non-sidecar init containers cannot be resized");
-            }
             for (kind, text) in
                 [("limits", "resource limits cannot be removed"), ("requests", "resource requests cannot be removed")]
             {
