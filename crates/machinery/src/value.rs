@@ -172,19 +172,29 @@ impl Map {
         self.entries.binary_search_by(|(name, _)| name.as_str().cmp(key))
     }
 
+    /// Where `key` is. Names are most often told apart by their lengths, so few entries are looked at one after the other
+    /// faster than by order.
+    fn find(&self, key: &str) -> Option<usize> {
+        const FEW: usize = 16;
+        if self.entries.len() <= FEW {
+            return self.entries.iter().position(|(name, _)| name.as_str() == key);
+        }
+        self.position(key).ok()
+    }
+
     /// The value under `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.position(key).ok().map(|index| &self.entries[index].1)
+        self.find(key).map(|index| &self.entries[index].1)
     }
 
     /// The value under `key`, to change.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        self.position(key).ok().map(|index| &mut self.entries[index].1)
+        self.find(key).map(|index| &mut self.entries[index].1)
     }
 
     /// Whether `key` is present.
     pub fn contains_key(&self, key: &str) -> bool {
-        self.position(key).is_ok()
+        self.find(key).is_some()
     }
 
     /// Sets `key`, returning what it held.

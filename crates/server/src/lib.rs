@@ -31,6 +31,7 @@ pub mod health;
 pub mod kinds;
 pub mod metrics;
 pub mod openapi;
+mod random;
 pub mod registry;
 pub mod request;
 pub mod server;

@@ -30,7 +30,8 @@ impl Priority {
     }
 
     fn resolve(&self, attributes: &mut Attributes<'_>) -> Result<(), ApiError> {
-        let spec = attributes.new_object().get("spec").cloned().unwrap_or_default();
+        let none = Value::default();
+        let spec = attributes.new_object().get("spec").unwrap_or(&none);
         let wanted = spec.text("priorityClassName");
         let class = if wanted.is_empty() {
             self.default_class()

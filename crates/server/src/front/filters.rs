@@ -8,7 +8,7 @@ use crate::authz::{Authorizer, Decision, Question};
 use crate::fairness::{Limits, Seat};
 use crate::metrics::{LongRunning, Metrics};
 use crate::request::{Query, RequestContext, RequestInfo, UserInfo};
-use crate::{health, version};
+use crate::{health, random, version};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -17,7 +17,6 @@ use skiff_base::clock::SharedClock;
 use skiff_base::health::Health;
 use skiff_machinery::ApiError;
 use skiff_net::{Body, Peer, Service, ServiceFuture};
-use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -284,25 +283,8 @@ fn audit_id(headers: &HeaderMap) -> HeaderValue {
         return sent.clone();
     }
     let mut buffer = uuid::Uuid::encode_buffer();
-    let text = uuid::Builder::from_random_bytes(random()).into_uuid().hyphenated().encode_lower(&mut buffer);
+    let text = random::uuid().hyphenated().encode_lower(&mut buffer);
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-}
-
-/// Random bytes, fetched from the kernel for many requests at a time.
-fn random() -> [u8; 16] {
-    const BATCH: usize = 1024;
-    thread_local! {
-        static BYTES: RefCell<(usize, [u8; BATCH])> = const { RefCell::new((BATCH, [0; BATCH])) };
-    }
-    BYTES.with_borrow_mut(|(used, bytes)| {
-        // (Without randomness an id is only less unique.)
-        if *used >= BATCH && getrandom::fill(bytes).is_ok() {
-            *used = 0;
-        }
-        let start = (*used).min(BATCH - 16);
-        *used = start + 16;
-        bytes[start..start + 16].try_into().expect("16 bytes")
-    })
 }
 
 fn stamp(answer: &mut http::Response<Body>, audit_id: HeaderValue) {

@@ -123,8 +123,13 @@ impl Registry {
         meta::fill_system_fields(&mut object, &context.now);
         strategy.prepare_for_create(context, &mut object);
         let attempts = if generated.is_some() { NAME_ATTEMPTS } else { 1 };
+        let stated = if generated.is_some() { String::new() } else { meta::text(&object, "name").to_owned() };
+        let mut next = Some(object);
         for attempt in 1..=attempts {
-            let mut object = object.clone();
+            // Hooks change it: another attempt begins with what they were given.
+            let again = self.hooks(write).is_some() && attempt < attempts;
+            let kept = if again { next.clone() } else { None };
+            let mut object = std::mem::replace(&mut next, kept).unwrap_or_default();
             if let Some(base) = &generated {
                 meta::metadata_mut(&mut object).insert("name", meta::generate_name(base));
             }
@@ -145,14 +150,13 @@ impl Registry {
                 self.insert(write, object).await
             }
             .await;
-            settle(reservation, matches!(stored, Ok(Some(_))) && !context.dry_run).await;
+            settle(reservation, matches!(stored, Ok(Ok(_))) && !context.dry_run).await;
             match stored? {
-                Some(entry) => return Ok(Written { entry, created: true, warnings }),
-                None if attempt < attempts => {}
-                None => break,
+                Ok(entry) => return Ok(Written { entry, created: true, warnings }),
+                Err(refused) => next = next.or(Some(refused)),
             }
         }
-        let name = generated.as_deref().unwrap_or_else(|| meta::text(&object, "name"));
+        let name = generated.as_deref().unwrap_or(&stated);
         Err(ApiError::already_exists(&scope.resource.name, name))
     }
 
@@ -172,19 +176,19 @@ impl Registry {
         Err(ApiError::invalid(&scope.resource.group_kind(), meta::text(object, "name"), &errors))
     }
 
-    /// Writes a new object; `None` when its name is taken.
-    async fn insert(&self, write: &Write<'_>, object: Value) -> Result<Option<Arc<Entry>>, ApiError> {
+    /// Writes a new object, or gives it back when its name is taken.
+    async fn insert(&self, write: &Write<'_>, object: Value) -> Result<Result<Arc<Entry>, Value>, ApiError> {
         let scope = write.scope;
         let key = scope.key(write.namespace, meta::text(&object, "name"));
         let entry = Arc::new(self.prepare(scope, key.clone(), object));
         if write.context.dry_run {
             if self.exists(key).await? {
-                return Ok(None);
+                return Ok(Err(entry.take_back()));
             }
             entry.commit_dry(0);
-            return Ok(Some(entry));
+            return Ok(Ok(entry));
         }
-        Ok(self.put(scope, &entry, 0).await?.then_some(entry))
+        Ok(if self.put(scope, &entry, 0).await? { Ok(entry) } else { Err(entry.take_back()) })
     }
 }
 

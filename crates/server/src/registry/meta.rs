@@ -4,6 +4,7 @@
 //! `ValidateObjectMetaUpdate` (apimachinery/pkg/api/validation/objectmeta.go).
 
 use crate::kinds::{Scope, Strategy};
+use crate::random;
 use skiff_machinery::names::{is_dns1123_label, is_qualified_name, is_valid_label_value};
 use skiff_machinery::{ApiError, ErrorList, FieldError, FieldPath, Map, Value};
 
@@ -61,14 +62,10 @@ pub(crate) fn generate_name(base: &str) -> String {
     while !base.is_char_boundary(end) {
         end -= 1;
     }
-    let mut random = [0u8; 16];
     let mut name = base[..end].to_owned();
     let mut letters = 0;
     while letters < 5 {
-        if getrandom::fill(&mut random).is_err() {
-            break;
-        }
-        for byte in random {
+        for byte in random::bytes() {
             // Without the rest of the division every letter is as likely.
             if usize::from(byte) < ALPHABET.len() * (256 / ALPHABET.len()) && letters < 5 {
                 name.push(char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]));
@@ -82,7 +79,7 @@ pub(crate) fn generate_name(base: &str) -> String {
 /// What the server sets on a new object (`FillObjectMetaSystemFields`).
 pub(super) fn fill_system_fields(object: &mut Value, now: &str) {
     let metadata = metadata_mut(object);
-    metadata.insert("uid", uuid::Uuid::new_v4().to_string());
+    metadata.insert("uid", random::uuid().to_string());
     metadata.insert("creationTimestamp", now);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);

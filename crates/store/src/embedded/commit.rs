@@ -271,13 +271,14 @@ fn commit_all(shared: &Shared, log: &mut LogWriter) -> Result<(), Box<Failure>> 
 
 /// Commits what is pending as one batch. `false` when nothing was.
 pub(crate) fn commit_pending(shared: &Shared, log: &mut LogWriter) -> Result<bool, Box<Failure>> {
-    let Some((batch, number)) = take(shared) else { return Ok(false) };
+    let Some((mut batch, number)) = take(shared) else { return Ok(false) };
     if let Err(error) = log.append(shared, &batch.records, &batch.ends, batch.newest) {
         return Err(Box::new(Failure { error, lost: batch }));
     }
     {
         let mut state = shared.state.write();
         state.in_flight = 0;
+        state.spare = spare(&mut batch.records);
         shared.refresh_room(&mut state);
     }
     shared.publish(batch, number);
@@ -286,12 +287,21 @@ pub(crate) fn commit_pending(shared: &Shared, log: &mut LogWriter) -> Result<boo
     Ok(true)
 }
 
+/// The memory of records that are written, for the next ones.
+fn spare(records: &mut Vec<u8>) -> Vec<u8> {
+    const MOST: usize = 256 << 10;
+    let mut records = std::mem::take(records);
+    records.clear();
+    if records.capacity() > MOST { Vec::new() } else { records }
+}
+
 fn take(shared: &Shared) -> Option<(Batch, u64)> {
     let mut state = shared.state.write();
     if state.pending.is_empty() || state.failed.is_some() {
         return None;
     }
-    let batch = std::mem::take(&mut state.pending);
+    let next = Batch { records: std::mem::take(&mut state.spare), ..Batch::default() };
+    let batch = std::mem::replace(&mut state.pending, next);
     let number = state.batch;
     state.batch += 1;
     state.in_flight = (format::frame_length(batch.records.len()) + SECTOR) as u64;

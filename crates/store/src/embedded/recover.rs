@@ -432,6 +432,7 @@ pub(crate) fn recover(disk: &dyn Disk, store: StoreId, now: Instant) -> Result<R
         pending: Batch::default(),
         batch: 1,
         entered: 0,
+        spare: Vec::new(),
         in_flight: 0,
         room: 0,
         failed: None,

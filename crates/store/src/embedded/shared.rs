@@ -73,6 +73,8 @@ pub(crate) struct State {
     /// Newest horizon, durable or not.
     pub(crate) horizon: Revision,
     pub(crate) pending: Batch,
+    /// Memory for the records of the next batch.
+    pub(crate) spare: Vec<u8>,
     /// Number of the pending batch.
     pub(crate) batch: u64,
     /// How many operations have entered, whether or not they had something to write.
@@ -284,6 +286,8 @@ impl Shared {
         let Decision { edits, response } = decide::decide(&state.view(), txn)?;
         let frees = edits.iter().all(|edit| edit.after.is_tombstone());
         let durable = self.enter(&mut state, Write { edits, before: None, frees })?;
+        drop(state);
+        self.commit.raise();
         Ok((response, durable))
     }
 
@@ -296,10 +300,14 @@ impl Shared {
         let mut state = self.state.write();
         state.check_alive()?;
         let write = write(&mut state)?;
-        self.enter(&mut state, write)
+        let durable = self.enter(&mut state, write)?;
+        drop(state);
+        self.commit.raise();
+        Ok(durable)
     }
 
-    /// The one place where state changes: room first, then memory and the pending batch together.
+    /// The one place where state changes: room first, then memory and the pending batch together. The caller raises
+    /// `commit` when it has let go of the state, which the commit thread needs at once.
     fn enter(&self, state: &mut State, write: Write) -> Result<Durable, Refused> {
         if self.is_closing() {
             return Err(StoreError::Unavailable("it is closing".into()).into());
@@ -312,7 +320,6 @@ impl Shared {
                 drop(sender.send(Ok(())));
             } else {
                 state.pending.waiters.push(sender);
-                self.commit.raise();
             }
             return Ok(durable);
         }
@@ -340,7 +347,6 @@ impl Shared {
         let end = state.pending.records.len();
         state.pending.ends.push(end);
         state.pending.waiters.push(sender);
-        self.commit.raise();
         Ok(durable)
     }
 

@@ -224,6 +224,11 @@ impl Entry {
         *self.expected.lock() = Some(tree);
     }
 
+    /// The tree of an entry that was not written.
+    pub fn take_back(&self) -> Value {
+        self.expected.lock().take().unwrap_or_default()
+    }
+
     /// The store key.
     pub fn key(&self) -> &Bytes {
         &self.key
