@@ -43,6 +43,8 @@ impl<'a, 's> Checker<'a, 's> {
         CompileError::at(self.source, at, what)
     }
 
+    /// Every step down an expression is one of these, so it holds little of its own: the depth of expressions is what the
+    /// stack takes.
     pub(super) fn check(&mut self, expression: &Expr) -> Checked<'s> {
         let at = expression.at;
         match &expression.kind {
@@ -60,78 +62,90 @@ impl<'a, 's> Checker<'a, 's> {
             Kind::Index { operand, index, optional } => self.index(at, operand, index, *optional),
             Kind::And(left, right) => self.logic(at, "&&", left, right),
             Kind::Or(left, right) => self.logic(at, "||", left, right),
-            Kind::Conditional(parts) => {
-                let [condition, then, otherwise] = &**parts;
-                let condition = self.check(condition)?;
-                let (then, otherwise) = (self.check(then)?, self.check(otherwise)?);
-                let mut bound = Default::default();
-                if !condition.fits(&BOOL, &mut bound)
-                    || !then.fits(&Ty::Param(0), &mut bound)
-                    || !otherwise.fits(&Ty::Param(0), &mut bound)
-                {
-                    return Err(self.no_overload(at, "_?_:_", &[condition, then, otherwise]));
-                }
-                Ok(Ty::Param(0).bind(&bound))
-            }
-            Kind::List(items) => {
-                let mut joined = None;
-                for (optional, item) in items {
-                    let ty = self.check(item)?;
-                    let ty = if *optional { self.unwrapped(item.at, ty)? } else { ty };
-                    joined = Some(match joined {
-                        None => ty,
-                        Some(known) => Ty::join(known, ty),
-                    });
-                }
-                Ok(Ty::List(Rc::new(joined.unwrap_or(Ty::Dyn))))
-            }
-            Kind::Map(entries) => {
-                let mut joined = None;
-                for (optional, key, value) in entries {
-                    let key_type = self.check(key)?;
-                    if !["bool", "int", "uint", "string"].iter().any(|ty| key_type.is(ty)) && !key_type.is_dyn() {
-                        return Err(self.fault(key.at, format!("unsupported key type: {key_type}")));
-                    }
-                    let ty = self.check(value)?;
-                    let ty = if *optional { self.unwrapped(value.at, ty)? } else { ty };
-                    joined = Some(match joined {
-                        None => (key_type, ty),
-                        Some((keys, values)) => (Ty::join(keys, key_type), Ty::join(values, ty)),
-                    });
-                }
-                let (key, value) = joined.unwrap_or((Ty::Dyn, Ty::Dyn));
-                Ok(Ty::Map(Rc::new(key), Rc::new(value)))
-            }
+            Kind::Conditional(parts) => self.conditional(at, parts),
+            Kind::List(items) => self.list(items),
+            Kind::Map(entries) => self.map(entries),
             Kind::Make { name, fields } => self.make(at, name, fields),
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { variable, value, body } => {
                 let ty = self.check(value)?;
-                self.scope.push((variable.clone(), ty));
-                let found = self.check(body);
-                self.scope.pop();
-                found
+                self.within(variable, ty, body)
             }
-            Kind::OptMap { target, variable, body, flat } => {
-                let ty = self.check(target)?;
-                let inner = self.unwrapped(target.at, ty)?;
-                self.scope.push((variable.clone(), inner));
-                let body_type = self.check(body);
-                self.scope.pop();
-                let body_type = body_type?;
-                if !flat {
-                    return Ok(Ty::Optional(Rc::new(body_type)));
-                }
-                let inner = self.unwrapped(body.at, body_type)?;
-                Ok(Ty::Optional(Rc::new(inner)))
-            }
-            Kind::Call { target, name, args } => {
-                let mut types = Vec::new();
-                for argument in target.as_deref().into_iter().chain(args) {
-                    types.push(self.check(argument)?);
-                }
-                self.call(at, name, target.is_some(), &types)
-            }
+            Kind::OptMap { target, variable, body, flat } => self.optional(target, variable, body, *flat),
+            Kind::Call { target, name, args } => self.arguments(at, target.as_deref(), name, args),
         }
+    }
+
+    fn conditional(&mut self, at: usize, parts: &[Expr; 3]) -> Checked<'s> {
+        let [condition, then, otherwise] = parts;
+        let condition = self.check(condition)?;
+        let (then, otherwise) = (self.check(then)?, self.check(otherwise)?);
+        let mut bound = Default::default();
+        if !condition.fits(&BOOL, &mut bound)
+            || !then.fits(&Ty::Param(0), &mut bound)
+            || !otherwise.fits(&Ty::Param(0), &mut bound)
+        {
+            return Err(self.no_overload(at, "_?_:_", &[condition, then, otherwise]));
+        }
+        Ok(Ty::Param(0).bind(&bound))
+    }
+
+    fn list(&mut self, items: &[(bool, Expr)]) -> Checked<'s> {
+        let mut joined = None;
+        for (optional, item) in items {
+            let ty = self.check(item)?;
+            let ty = if *optional { self.unwrapped(item.at, ty)? } else { ty };
+            joined = Some(match joined {
+                None => ty,
+                Some(known) => Ty::join(known, ty),
+            });
+        }
+        Ok(Ty::List(Rc::new(joined.unwrap_or(Ty::Dyn))))
+    }
+
+    fn map(&mut self, entries: &[(bool, Expr, Expr)]) -> Checked<'s> {
+        let mut joined = None;
+        for (optional, key, value) in entries {
+            let key_type = self.check(key)?;
+            if !["bool", "int", "uint", "string"].iter().any(|ty| key_type.is(ty)) && !key_type.is_dyn() {
+                return Err(self.fault(key.at, format!("unsupported key type: {key_type}")));
+            }
+            let ty = self.check(value)?;
+            let ty = if *optional { self.unwrapped(value.at, ty)? } else { ty };
+            joined = Some(match joined {
+                None => (key_type, ty),
+                Some((keys, values)) => (Ty::join(keys, key_type), Ty::join(values, ty)),
+            });
+        }
+        let (key, value) = joined.unwrap_or((Ty::Dyn, Ty::Dyn));
+        Ok(Ty::Map(Rc::new(key), Rc::new(value)))
+    }
+
+    /// What `body` is when `variable` is of a type.
+    fn within(&mut self, variable: &str, ty: Ty<'s>, body: &Expr) -> Checked<'s> {
+        self.scope.push((variable.to_owned(), ty));
+        let found = self.check(body);
+        self.scope.pop();
+        found
+    }
+
+    fn optional(&mut self, target: &Expr, variable: &str, body: &Expr, flat: bool) -> Checked<'s> {
+        let ty = self.check(target)?;
+        let inner = self.unwrapped(target.at, ty)?;
+        let body_type = self.within(variable, inner, body)?;
+        if !flat {
+            return Ok(Ty::Optional(Rc::new(body_type)));
+        }
+        let inner = self.unwrapped(body.at, body_type)?;
+        Ok(Ty::Optional(Rc::new(inner)))
+    }
+
+    fn arguments(&mut self, at: usize, target: Option<&Expr>, name: &str, args: &[Expr]) -> Checked<'s> {
+        let mut types = Vec::new();
+        for argument in target.into_iter().chain(args) {
+            types.push(self.check(argument)?);
+        }
+        self.call(at, name, target.is_some(), &types)
     }
 
     fn ident(&self, at: usize, name: &str) -> Checked<'s> {
@@ -163,6 +177,11 @@ impl<'a, 's> Checker<'a, 's> {
             return Ok(Ty::Simple("type"));
         }
         let ty = self.check(operand)?;
+        self.selected(at, ty, field, optional, test)
+    }
+
+    /// What a field of something of a type is.
+    fn selected(&self, at: usize, ty: Ty<'s>, field: &str, optional: bool, test: bool) -> Checked<'s> {
         // Below an optional everything is optional.
         let (ty, lifted) = match ty {
             Ty::Optional(inner) => ((*inner).clone(), true),

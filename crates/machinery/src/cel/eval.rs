@@ -193,67 +193,18 @@ impl<'v> Machine<'v> {
                     _ => failed("no such overload"),
                 }
             }
-            Kind::List(items) => {
-                self.spend(10)?;
-                let mut out = Vec::with_capacity(items.len());
-                for (optional, item) in items {
-                    let value = self.eval(item)?;
-                    match (optional, value) {
-                        (false, value) => out.push(value),
-                        (true, Val::Optional(inner)) => out.extend(inner.map(|inner| (*inner).clone())),
-                        (true, _) => return failed("no such overload"),
-                    }
-                }
-                Ok(Val::List(Rc::new(out)))
-            }
-            Kind::Map(entries) => {
-                self.spend(30)?;
-                let mut out: Vec<(Val<'v>, Val<'v>)> = Vec::with_capacity(entries.len());
-                for (optional, key, value) in entries {
-                    let key = self.eval(key)?;
-                    let value = match (optional, self.eval(value)?) {
-                        (false, value) => value,
-                        (true, Val::Optional(Some(inner))) => (*inner).clone(),
-                        (true, Val::Optional(None)) => continue,
-                        (true, _) => return failed("no such overload"),
-                    };
-                    for (known, _) in &out {
-                        if known.equal(&key)? {
-                            return failed("Failed with repeated key");
-                        }
-                    }
-                    out.push((key, value));
-                }
-                Ok(Val::Map(Rc::new(out)))
-            }
-            Kind::Make { fields, .. } => {
-                self.spend(40)?;
-                let mut out: Vec<(Val<'v>, Val<'v>)> = Vec::with_capacity(fields.len());
-                for (optional, field, value) in fields {
-                    let value = match (optional, self.eval(value)?) {
-                        (false, value) => value,
-                        (true, Val::Optional(Some(inner))) => (*inner).clone(),
-                        (true, Val::Optional(None)) => continue,
-                        (true, _) => return failed("no such overload"),
-                    };
-                    out.push((Val::Str(Cow::Borrowed(field)), value));
-                }
-                Ok(Val::Map(Rc::new(out)))
-            }
+            Kind::List(items) => self.list(items),
+            Kind::Map(entries) => self.map(entries),
+            Kind::Make { fields, .. } => self.make(fields),
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { variable, value, body } => {
                 let value = self.eval(value)?;
-                self.scope.push((variable, value));
-                let found = self.eval(body);
-                self.scope.pop();
-                found
+                self.within(variable, value, body)
             }
             Kind::OptMap { target, variable, body, flat } => match self.eval(target)? {
                 Val::Optional(None) => Ok(Val::Optional(None)),
                 Val::Optional(Some(inner)) => {
-                    self.scope.push((variable, (*inner).clone()));
-                    let found = self.eval(body);
-                    self.scope.pop();
+                    let found = self.within(variable, (*inner).clone(), body);
                     if *flat { found } else { Ok(some(found?)) }
                 }
                 _ => failed("no such overload"),
@@ -267,6 +218,59 @@ impl<'v> Machine<'v> {
                 functions::call(self, name, target.is_some(), values)
             }
         }
+    }
+
+    /// What `body` is when `variable` has a value.
+    fn within<'e: 'v>(&mut self, variable: &'e str, value: Val<'v>, body: &'e Expr) -> Outcome<'v> {
+        self.scope.push((variable, value));
+        let found = self.eval(body);
+        self.scope.pop();
+        found
+    }
+
+    fn list<'e: 'v>(&mut self, items: &'e [(bool, Expr)]) -> Outcome<'v> {
+        self.spend(10)?;
+        let mut out = Vec::with_capacity(items.len());
+        for (optional, item) in items {
+            out.extend(self.given(*optional, item)?);
+        }
+        Ok(Val::List(Rc::new(out)))
+    }
+
+    /// A value, or what an optional one holds.
+    fn given<'e: 'v>(&mut self, optional: bool, value: &'e Expr) -> Result<Option<Val<'v>>, EvalError> {
+        match (optional, self.eval(value)?) {
+            (false, value) => Ok(Some(value)),
+            (true, Val::Optional(inner)) => Ok(inner.map(|inner| (*inner).clone())),
+            (true, _) => failed("no such overload").map(Some),
+        }
+    }
+
+    fn map<'e: 'v>(&mut self, entries: &'e [(bool, Expr, Expr)]) -> Outcome<'v> {
+        self.spend(30)?;
+        let mut out: Vec<(Val<'v>, Val<'v>)> = Vec::with_capacity(entries.len());
+        for (optional, key, value) in entries {
+            let key = self.eval(key)?;
+            let Some(value) = self.given(*optional, value)? else { continue };
+            for (known, _) in &out {
+                if known.equal(&key)? {
+                    return failed("Failed with repeated key");
+                }
+            }
+            out.push((key, value));
+        }
+        Ok(Val::Map(Rc::new(out)))
+    }
+
+    fn make<'e: 'v>(&mut self, fields: &'e [(bool, String, Expr)]) -> Outcome<'v> {
+        self.spend(40)?;
+        let mut out: Vec<(Val<'v>, Val<'v>)> = Vec::with_capacity(fields.len());
+        for (optional, field, value) in fields {
+            if let Some(value) = self.given(*optional, value)? {
+                out.push((Val::Str(Cow::Borrowed(field)), value));
+            }
+        }
+        Ok(Val::Map(Rc::new(out)))
     }
 
     /// An error on one side does not matter when the other decides.
