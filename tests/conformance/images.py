@@ -107,14 +107,18 @@ class Archive:
 
 
 def busybox(root):
-    """The root's, 1.37 or newer: an older one drops variables from the environment that no shell could name, `data-1`."""
-    path = next(path for path in (root + "/usr/bin/busybox", root + "/bin/busybox") if os.path.exists(path))
+    """Its shell is bash: Debian's busybox drops variables from the environment that no shell could name, such as `data-1`."""
+
+    def installed(name):
+        return next(path for path in (f"{root}/usr/bin/{name}", f"{root}/bin/{name}") if os.path.exists(path))
+
+    path = installed("busybox")
     layer = Layer()
     for name in ("bin", "dev", "proc", "sys", "etc", "root", "home"):
         layer.directory(name)
-    layer.directory("tmp", 0o1777).file(path, "bin/busybox")
+    layer.directory("tmp", 0o1777).file(path, "bin/busybox").file(installed("bash-static"), "bin/sh")
     for applet in subprocess.check_output([path, "--list"], text=True).split():
-        if applet != "busybox":
+        if applet not in ("busybox", "sh"):
             layer.link("bin/" + applet, "busybox")
     layer.text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
     return layer.text("etc/group", "root:x:0:\nnogroup:x:65534:\n").close()

@@ -13,8 +13,8 @@ const USAGE: &str = "usage: cargo xtask conformance [FOCUS] [SKIP]: regular expr
 const KUBERNETES: &str = "k8s.io/kubernetes";
 
 /// What the images' file system has beside the essential packages.
-const PACKAGES: &str =
-    "curl,wget,dnsutils,netcat-openbsd,ncat,iproute2,iptables,iperf,nginx-light,perl-base,busybox-static";
+const PACKAGES: &str = "curl,wget,dnsutils,netcat-openbsd,ncat,iproute2,iptables,iperf,nginx-light,perl-base,\
+                        busybox-static,bash-static";
 
 /// Programs by the package that they are built from.
 const PROGRAMS: [(&str, &str); 7] = [
