@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 fn plane(dir: &Path) -> Command {
@@ -24,6 +25,12 @@ fn node(dir: &Path) -> Vec<String> {
         format!("--data-dir={}", data.display()),
         format!("--write-kubeconfig={}", conf.display()),
     ]
+}
+
+/// A machine has one node: the tests whose servers want to be it take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static NODE: Mutex<()> = Mutex::new(());
+    NODE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_root() -> bool {
@@ -127,6 +134,7 @@ fn a_nodes_port_that_is_taken() {
         println!("skipped: a node needs root");
         return;
     }
+    let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
     let held = TcpListener::bind(("0.0.0.0", 0)).unwrap();
     let port = held.local_addr().unwrap().port();
@@ -210,6 +218,7 @@ fn files_that_cannot_be_read_or_written() {
 
 #[test]
 fn a_node_needs_root() {
+    let _turn = turn();
     if !is_root() {
         let dir = tempfile::tempdir().unwrap();
         told(skiff().args(node(dir.path())), 1, &["a node needs root", "sudo", "--disable-agent"]);
@@ -236,6 +245,7 @@ fn has(program: &str) -> bool {
 
 #[test]
 fn a_node_needs_things_of_the_kernel() {
+    let _turn = turn();
     let dir = tempfile::tempdir().unwrap();
     // A mount namespace of its own, in which there are no cgroups.
     let script = "mount --make-rprivate / && umount -R /sys/fs/cgroup && echo ready && exec \"$@\"";

@@ -24,6 +24,10 @@ pub trait Subject: Send + Sync {
     fn fresh(&self) -> Arc<dyn Store>;
     /// Lets time pass for the stores made so far: by turning their clock, or by waiting.
     fn pass(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+    /// Whether compaction to a deletion takes the deletion along. No store should; etcd did until 3.4.36 and 3.5.18.
+    fn forgets_a_deletion_at_the_horizon(&self) -> bool {
+        false
+    }
 }
 
 type Case = for<'a> fn(&'a dyn Subject) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

@@ -9,7 +9,7 @@ use skiff_store::contract::{self, Subject};
 use skiff_store::testing::{TurnedClock, memory_with_clock};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -70,9 +70,19 @@ fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// `etcd Version: 3.5.30`, as numbers.
+fn version(etcd: &Path) -> [u32; 3] {
+    let said = Command::new(etcd).arg("--version").output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let number = said.lines().find_map(|line| line.strip_prefix("etcd Version: ")).expect("the first line").trim();
+    let mut parts = number.split(['.', '-', '+']).map(|part| part.parse().unwrap());
+    std::array::from_fn(|_| parts.next().expect("three numbers"))
+}
+
 /// Upstream's etcd, one per store.
 struct Upstream {
     program: PathBuf,
+    version: [u32; 3],
     running: Mutex<Vec<(Child, tempfile::TempDir)>>,
 }
 
@@ -118,6 +128,9 @@ impl Subject for Upstream {
     fn pass(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(tokio::time::sleep(time))
     }
+    fn forgets_a_deletion_at_the_horizon(&self) -> bool {
+        self.version < [3, 4, 36] || (self.version >= [3, 5, 0] && self.version < [3, 5, 18])
+    }
 }
 
 impl Drop for Upstream {
@@ -133,7 +146,8 @@ impl Drop for Upstream {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_contract_holds_for_etcd_itself() {
     let Some(program) = program("etcd") else { return };
-    contract::run(&Upstream { program, running: Mutex::default() }).await;
+    let version = version(&program);
+    contract::run(&Upstream { program, version, running: Mutex::default() }).await;
 }
 
 /// etcd's command line tool, unmodified.
