@@ -19,8 +19,8 @@ const OPERATORS: [&str; 26] = [
     ")", "[", "]", "{", "}",
 ];
 
-/// Words that are no names.
-const RESERVED: [&str; 17] = [
+/// Words that are no names, beside the literals and `in`.
+pub(super) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",

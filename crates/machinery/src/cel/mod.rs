@@ -239,6 +239,19 @@ pub enum EvalError {
     TooDear,
 }
 
+/// Whether a word is a literal, an operator, or kept for one: nothing can be named so.
+pub fn is_reserved(word: &str) -> bool {
+    matches!(word, "true" | "false" | "null" | "in") || lexer::RESERVED.contains(&word)
+}
+
+/// Whether expressions can call something by this name.
+pub fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && !is_reserved(name)
+}
+
 /// A compiled expression.
 #[derive(Debug)]
 pub struct Program {

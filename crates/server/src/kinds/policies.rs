@@ -8,6 +8,7 @@ use super::tree::Tree;
 use super::webhooks::{conditions, validate_rule};
 use crate::admission::policies::compile::{Compiler, Place};
 use crate::request::RequestContext;
+use skiff_machinery::cel;
 use skiff_machinery::names::{is_dns1035_label, is_dns1123_subdomain, is_qualified_name, is_valid_path_segment_name};
 use skiff_machinery::selector::validate_label_selector;
 use skiff_machinery::{ErrorList, FieldError, FieldPath, Value};
@@ -94,7 +95,7 @@ fn shared(errors: &mut ErrorList, object: &Value, spec: &Value) -> Compiler<'sta
         let (name, expression) = (variable.text("name"), variable.text("expression"));
         if name.trim().is_empty() {
             errors.required(&path.child("name"), "name is not specified");
-        } else if !is_identifier(name) {
+        } else if !cel::is_identifier(name) {
             errors.invalid(&path.child("name"), name, "name is not a valid CEL identifier");
         }
         if expression.trim().is_empty() {
@@ -106,36 +107,6 @@ fn shared(errors: &mut ErrorList, object: &Value, spec: &Value) -> Compiler<'sta
         }
     });
     compiler
-}
-
-fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    let mut bytes = name.bytes();
-    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && !RESERVED.contains(&name)
 }
 
 fn param_kind(errors: &mut ErrorList, kind: &Value, path: &FieldPath<'_>) {

@@ -6,7 +6,7 @@
 //! `oldSelf` are refused there.
 
 use super::{Additional, JsonType, Node, Structural};
-use crate::cel::{Binding, CompileError, EvalError, Output, Program, Shape, ShapeKind, Variable, Wanted};
+use crate::cel::{self, Binding, CompileError, EvalError, Output, Program, Shape, ShapeKind, Variable, Wanted};
 use crate::error::{ErrorList, FieldError, FieldErrorType};
 use crate::field::FieldPath;
 use crate::schema::ListKind;
@@ -57,34 +57,9 @@ impl Shape for Meta {
     }
 }
 
-/// The words that are no field names in CEL.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
-
 /// A field's name as rules write it (`cel.Escape`); `None`: rules cannot name it.
 fn escaped(name: &str) -> Option<String> {
-    if RESERVED.contains(&name) {
+    if cel::is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     let first = name.bytes().next()?;
