@@ -14,8 +14,8 @@
 //! A pod's cgroup is removed before its directory is, so what is left after a crash is found by the directory. A
 //! `pod<uid>` that is empty and nobody's is removed too; one with processes in it is left alone and told of.
 //!
-//! Not here yet: the systemd driver (pods then only have the cgroups that the runtime makes), reservations for the
-//! system and the kubelet, memory protection of v2 (`MemoryQoS`), huge pages.
+//! Not here yet: the systemd driver (pods then only have the cgroups that the runtime makes), memory protection
+//! of v2 (`MemoryQoS`), huge pages.
 
 use crate::pod::container::{Node, shares};
 use crate::pod::resources::{Sums, of_pod};

@@ -19,7 +19,7 @@
 //! **Must never know** Kubernetes' API, how images are fetched ([`ImageStore`]) or how a pod gets its address
 //! ([`PodNetwork`]).
 //!
-//! Not here yet, refused by name: user namespaces, SELinux options, AppArmor profiles, CDI devices, image volumes,
+//! Not here yet, refused by name: user namespaces, SELinux options, AppArmor profiles, CDI devices,
 //! localhost seccomp profiles, the systemd cgroup driver, checkpoints, pod-level metrics, runtime handlers other than the default.
 
 mod adopt;

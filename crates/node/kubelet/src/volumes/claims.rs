@@ -85,7 +85,7 @@ pub(super) fn set_up(pod: &Pod, volume: &Value, bound: &Value, group: Option<i64
         local(pod, name, source, group)?
     } else {
         // The kind is the one field that no other kind of volume has.
-        const OTHERS: [&str; 8] = [
+        const OTHERS: [&str; 9] = [
             "accessModes",
             "capacity",
             "claimRef",
@@ -94,6 +94,7 @@ pub(super) fn set_up(pod: &Pod, volume: &Value, bound: &Value, group: Option<i64
             "persistentVolumeReclaimPolicy",
             "storageClassName",
             "volumeMode",
+            "volumeAttributesClassName",
         ];
         let fields = spec.as_object().into_iter().flat_map(Map::keys).map(|key| key.as_str());
         let kind = fields.into_iter().find(|field| !OTHERS.contains(field)).unwrap_or("persistent");
